@@ -1,0 +1,122 @@
+// From samples to captions or features, without GStreamer.
+//
+//   push()/push_silence()/drain()         one thread (the element's chain function)
+//        |  log-mel ring, windows cut from the audio alone
+//        v
+//   Encoder slot 0 | slot 1               the encoder's own thread
+//        |
+//        v
+//   next()                                one thread (the element's source task): waits for a slot, copies its features,
+//                                         frees the slot for the window after next, decodes, applies the caption policy
+//
+// push() blocks while both slots are busy and a whole further window is buffered; everything else is bounded by that.
+// One mutex guards the shared state; it is never held while encoding, decoding or waiting for the encoder.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "whisper/backend.h"
+#include "whisper/encoder.h"
+#include "whisper/model.h"
+#include "whisper/word_timing.h"
+
+namespace whisperxdna2 {
+
+enum class Output { kCaptions, kFeatures };
+
+struct EngineOptions {
+  std::string model_path;          // empty = default_model_path()
+  Backend backend = Backend::kAuto;
+  Precision precision = Precision::kAuto;
+  int threads = 0;                 // 0 = available processors
+  Output output = Output::kCaptions;
+  std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
+  bool translate = false;          // to English
+  int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
+};
+
+struct Segment {
+  double start = 0, end = 0;       // seconds since the first sample of the stream (or since the last drain())
+  std::string text;                // valid UTF-8, trimmed, not empty
+  std::vector<Word> words;         // with times in the same time base
+  float confidence = 0;            // geometric mean of the words' probabilities
+  std::string language;            // code
+  int64_t window = 0;              // index of the window it was decoded from
+};
+
+// What next() returns. Times are samples since the first sample after construction, flush() or the last kDrained.
+struct Result {
+  enum class Kind {
+    kSegments,     // finished text; segments in order, none overlapping; may be empty
+    kFeatures,     // one window of encoder output
+    kDrained,      // everything pushed before drain() has been returned; the next sample starts at 0 again
+    kInterrupted,  // set_flushing(true)
+  };
+  Kind kind = Kind::kInterrupted;
+  std::vector<Segment> segments;
+  // Everything before this sample is final: text that was said there has been returned.
+  int64_t settled = 0;
+  // kFeatures: row-major [positions][d_model]; the first `valid_positions` of them come from audio.
+  std::vector<float> features;
+  int positions = 0, d_model = 0, valid_positions = 0;
+  int64_t window = 0;              // index
+  int64_t first_sample = 0, samples = 0;
+};
+
+struct EngineStats {
+  uint64_t windows = 0;            // decoded or handed out
+  uint64_t encodes = 0;            // encoder runs, repeated ones included
+  uint64_t skipped_windows = 0;    // silent: never encoded
+  uint64_t retries = 0;            // windows decoded again because of a loop
+  double encode_seconds = 0, decode_seconds = 0;  // waited for, and spent
+  double audio_seconds = 0;        // settled
+};
+
+class Engine {
+ public:
+  // Loads the model (shared with other engines in the process) and makes the encoder. May take seconds at first use;
+  // `progress(what, fraction)` is called on this thread (may be empty). Returns quickly with Error(kInterrupted) after
+  // *cancel became true (may be null). Throws Error.
+  explicit Engine(const EngineOptions& options,
+                  const std::function<void(const std::string& what, double fraction)>& progress = {},
+                  const std::atomic<bool>* cancel = nullptr);
+  // As above with an encoder made by the caller, for tests.
+  Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder);
+  ~Engine();
+
+  const Model& model() const;
+  EncoderInfo encoder_info() const;
+  // Why `auto` took the CPU; empty where it did not have to.
+  const std::string& fallback_reason() const;
+
+  // Appends mono f32 samples at 16 kHz. Not-a-number and infinite samples count as silence. Returns false when
+  // interrupted by set_flushing.
+  bool push(const float* samples, int64_t count);
+  // The same as pushing `count` zeros, but silence that fills a window costs no encoder run.
+  bool push_silence(int64_t count);
+  // No more samples will come for this stream: the rest is to be decoded. next() returns kDrained after its last result.
+  bool drain();
+
+  // Waits for the next result. After Result::kDrained it waits for new samples.
+  Result next();
+
+  // true: push(), drain() and next() return at once, now and until false is set. Any thread.
+  void set_flushing(bool flushing);
+  // Forgets all audio and results. Only while flushing and with no call inside push(), drain() or next().
+  void flush();
+
+  // Settings that may change while running take effect with the next window. Any thread.
+  void set_language(const std::string& language);
+  EngineStats stats() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace whisperxdna2

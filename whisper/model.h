@@ -1,0 +1,108 @@
+// A Whisper checkpoint in memory: immutable, shared between all users in the process.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace whisperxdna2 {
+
+class Tokenizer;
+
+enum class DType : uint8_t { kF32, kF16, kBF16 };
+
+// A row-major view of weights that the Model owns (mapped from the file where the file's layout allows it). An absent
+// tensor (the key projection has no bias) has data == nullptr.
+struct Tensor {
+  DType dtype = DType::kF32;
+  std::vector<int> shape;
+  const void* data = nullptr;
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t elements() const;
+  // Widens to f32, exactly.
+  std::vector<float> to_f32() const;
+};
+
+struct Linear {
+  Tensor weight;  // [out][in]
+  Tensor bias;    // [out], may be absent
+};
+
+struct LayerNorm {
+  Tensor gain, bias;  // [d_model]
+};
+
+struct Attention {
+  Linear query, key, value, out;  // [d_model][d_model]
+};
+
+struct EncoderLayer {
+  LayerNorm attention_norm;
+  Attention attention;
+  LayerNorm mlp_norm;
+  Linear fc1, fc2;  // [4 d_model][d_model], [d_model][4 d_model]
+};
+
+struct DecoderLayer {
+  LayerNorm self_norm;
+  Attention self_attention;
+  LayerNorm cross_norm;
+  Attention cross_attention;
+  LayerNorm mlp_norm;
+  Linear fc1, fc2;
+};
+
+struct ModelDims {
+  int n_mels = 0;         // 80 or 128
+  int n_audio_ctx = 0;    // 1500
+  int d_model = 0;        // heads * 64
+  int n_heads = 0;
+  int n_encoder_layers = 0;
+  int n_decoder_layers = 0;
+  int n_text_ctx = 0;     // 448
+  int n_vocab = 0;        // 51864 (.en), 51865 or 51866 (large-v3)
+};
+
+struct Model {
+  ModelDims dims;
+  std::string source;       // the path it was loaded from
+  std::string description;  // one line for people: format, size, language
+  std::string content_key;  // hex digest that identifies the weights; names derived files in the cache
+
+  // Encoder. Convolutions are [out channels][in channels][3].
+  Tensor conv1_weight, conv1_bias, conv2_weight, conv2_bias;
+  Tensor encoder_positions;  // [n_audio_ctx][d_model]
+  std::vector<EncoderLayer> encoder_layers;
+  LayerNorm encoder_norm;
+
+  // Decoder.
+  Tensor token_embedding;    // [n_vocab][d_model], also the output projection
+  Tensor decoder_positions;  // [n_text_ctx][d_model]
+  std::vector<DecoderLayer> decoder_layers;
+  LayerNorm decoder_norm;
+
+  // (layer, head) pairs whose cross attention follows the audio (openai/whisper whisper/__init__.py, _ALIGNMENT_HEADS).
+  std::vector<std::pair<int, int>> alignment_heads;
+
+  std::shared_ptr<const Tokenizer> tokenizer;
+
+  // Whatever the tensors point into: file mappings and converted copies.
+  std::vector<std::shared_ptr<const void>> storage;
+};
+
+// Loads the model at `path` (a CTranslate2 directory) or returns the one already loaded from the same path, size and
+// modification time, while anyone still holds it. Thread-safe. Throws Error: kNotFound, kInvalidFile, kUnsupported,
+// kNoResource. The message for a missing model says how to get one.
+std::shared_ptr<const Model> load_model(const std::string& path);
+
+// Directory of derived and fetched files: $XDG_CACHE_HOME/whisperxdna2, else ~/.cache/whisperxdna2.
+std::string cache_directory();
+
+// Where the element looks when no model path is given: cache_directory()/models/base.
+std::string default_model_path();
+
+}  // namespace whisperxdna2
