@@ -21,9 +21,9 @@
 #include <vector>
 
 #include "whisper/backend.h"
+#include "whisper/captions.h"
 #include "whisper/encoder.h"
 #include "whisper/model.h"
-#include "whisper/word_timing.h"
 
 namespace whisperxdna2 {
 
@@ -38,15 +38,6 @@ struct EngineOptions {
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
-};
-
-struct Segment {
-  double start = 0, end = 0;       // seconds since the first sample of the stream (or since the last drain())
-  std::string text;                // valid UTF-8, trimmed, not empty
-  std::vector<Word> words;         // with times in the same time base
-  float confidence = 0;            // geometric mean of the words' probabilities
-  std::string language;            // code
-  int64_t window = 0;              // index of the window it was decoded from
 };
 
 // What next() returns. Times are samples since the first sample after construction, flush() or the last kDrained.
@@ -70,10 +61,11 @@ struct Result {
 
 struct EngineStats {
   uint64_t windows = 0;            // decoded or handed out
-  uint64_t encodes = 0;            // encoder runs, repeated ones included
+  uint64_t encodes = 0;            // encoder runs, windows planned anew included
   uint64_t skipped_windows = 0;    // silent: never encoded
   uint64_t retries = 0;            // windows decoded again because of a loop
-  double encode_seconds = 0, decode_seconds = 0;  // waited for, and spent
+  double encode_seconds = 0;       // from submission to result, summed over encoder runs
+  double decode_seconds = 0;       // spent decoding
   double audio_seconds = 0;        // settled
 };
 
@@ -91,8 +83,8 @@ class Engine {
 
   const Model& model() const;
   EncoderInfo encoder_info() const;
-  // Why `auto` took the CPU; empty where it did not have to.
-  const std::string& fallback_reason() const;
+  // What people should know about the start: why `auto` took the CPU, a cache that could not be written, and the like.
+  const std::vector<std::string>& notices() const;
 
   // Appends mono f32 samples at 16 kHz. Not-a-number and infinite samples count as silence. Returns false when
   // interrupted by set_flushing.
@@ -102,7 +94,8 @@ class Engine {
   // No more samples will come for this stream: the rest is to be decoded. next() returns kDrained after its last result.
   bool drain();
 
-  // Waits for the next result. After Result::kDrained it waits for new samples.
+  // Waits for the next result. After Result::kDrained it waits for new samples. Throws Error when the encoder fails; the
+  // window at hand is lost then, and only flush() or destruction may follow.
   Result next();
 
   // true: push(), drain() and next() return at once, now and until false is set. Any thread.

@@ -1,0 +1,408 @@
+// The caption policies, driven by a scripted recognizer: no model, no audio.
+#include <check.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <random>
+#include <string>
+
+#include "whisper/captions.h"
+
+using namespace whisperxdna2;
+
+namespace {
+
+constexpr double kRate = 16000.0;
+
+struct Script {
+  std::vector<Word> words;  // what is truly said
+  int64_t samples = 0;
+};
+
+// Words of 0.1 to 0.6 s with pauses, each with a text and a token of its own.
+Script make_script(std::mt19937& random, double seconds) {
+  std::uniform_real_distribution<double> duration(0.1, 0.6), chance(0, 1);
+  Script s;
+  s.samples = static_cast<int64_t>(seconds * kRate);
+  double t = chance(random);
+  while (true) {
+    Word w;
+    w.start = t;
+    w.end = t + duration(random);
+    if (w.end > seconds - 0.05) break;
+    const int n = static_cast<int>(s.words.size());
+    w.text = "w" + std::to_string(n);
+    w.tokens = {n};
+    w.probability = 0.9f;
+    s.words.push_back(w);
+    t = w.end + (chance(random) < 0.15 ? 0.3 + 2 * chance(random) : 0.02);
+    if (chance(random) < 0.02) t += 15 * chance(random);
+  }
+  return s;
+}
+
+// Recognizes what lies wholly in the window after the forced prefix; a word cut by the right edge comes out garbled, as a
+// real decoder does it. Times are off by up to `jitter` seconds.
+struct ScriptedRecognizer {
+  const Script& script;
+  std::mt19937& random;
+  double jitter;
+  double loop_chance = 0;
+  int calls = 0;
+
+  Recognition operator()(const AudioWindow& window, int positions, const std::vector<int>& prefix) {
+    ++calls;
+    std::uniform_real_distribution<double> off(-jitter, jitter), chance(0, 1);
+    const double from = window.first / kRate;
+    const double to = std::min(window.end() / kRate, from + positions * 0.02);
+    const int after = prefix.empty() ? -1 : prefix.back();
+    Recognition r;
+    for (const Word& w : script.words) {
+      if (w.tokens[0] <= after || w.start < from - 0.01 || w.start > to - 0.05) continue;
+      Word heard = w;
+      heard.start = std::clamp(w.start + off(random), from, to) - from;
+      heard.end = std::clamp(w.end + off(random), heard.start + from, to) - from;
+      if (w.end > to) heard.text += "~";
+      r.words.push_back(heard);
+    }
+    r.tokens = static_cast<int>(r.words.size());
+    if (positions == 512 && chance(random) < loop_chance) r.ended = false;
+    return r;
+  }
+};
+
+// Quietest place in a signal that is loud during words: a gap's middle if there is one in reach.
+QuietestPlace quietest_in(const Script& script) {
+  return [&script](int64_t from, int64_t to) {
+    int64_t best = from;
+    double least = 1e9;
+    for (int64_t c = from; c <= to; c += 160) {
+      double overlap = 0;
+      for (const Word& w : script.words) {
+        overlap += std::max(0.0, std::min(w.end, c / kRate + 0.08) - std::max(w.start, c / kRate - 0.08));
+      }
+      if (overlap < least) {
+        least = overlap;
+        best = c;
+      }
+    }
+    return best;
+  };
+}
+
+// Runs a policy over the script as the engine would: audio arrives in pieces, up to `ahead` windows are planned before
+// the oldest is decided.
+std::vector<Word> run(CaptionPolicy& policy, const Script& script, ScriptedRecognizer& recognizer, std::mt19937& random,
+                      size_t ahead, int* windows) {
+  std::vector<Word> out;
+  std::deque<AudioWindow> queue;
+  const QuietestPlace quietest = quietest_in(script);
+  std::uniform_int_distribution<int64_t> piece(1, 40000);
+  int64_t available = 0;
+  bool ended = false;
+  while (true) {
+    while (queue.size() < ahead) {
+      const auto w = policy.plan(available, ended, quietest);
+      if (!w) break;
+      ck_assert_int_ge(w->first, policy.needed_from());
+      ck_assert_int_gt(w->count, 0);
+      ck_assert_int_le(w->end(), available);
+      queue.push_back(*w);
+    }
+    if (queue.size() < ahead && !ended) {
+      available = std::min(script.samples, available + piece(random));
+      ended = available == script.samples;
+      continue;
+    }
+    if (queue.empty()) return out;
+    const AudioWindow w = queue.front();
+    queue.pop_front();
+    ++*windows;
+    ck_assert_int_lt(*windows, 10000);
+    const auto d = policy.decide(
+        w, [&](int positions, const std::vector<int>& prefix) { return recognizer(w, positions, prefix); }, quietest);
+    if (d.replan) queue.clear();
+    out.insert(out.end(), d.words.begin(), d.words.end());
+  }
+}
+
+void check_every_word_once(const Script& script, const std::vector<Word>& words) {
+  ck_assert_uint_eq(words.size(), script.words.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    ck_assert_str_eq(words[i].text.c_str(), script.words[i].text.c_str());
+    ck_assert(std::fabs(words[i].start - script.words[i].start) < 0.2);
+  }
+}
+
+Recognition said(const std::vector<std::string>& texts, double seconds_per_word) {
+  Recognition r;
+  double t = 0;
+  for (const std::string& text : texts) {
+    Word w;
+    w.text = text;
+    w.start = t;
+    w.end = t += seconds_per_word;
+    r.words.push_back(w);
+  }
+  return r;
+}
+
+Word word(const std::string& text, double start, double end) {
+  Word w;
+  w.text = text;
+  w.start = start;
+  w.end = end;
+  w.probability = 0.5f;
+  return w;
+}
+
+}  // namespace
+
+START_TEST(short_windows_return_every_word_once) {
+  for (int seed = 0; seed < 400; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 5 + seed % 90);
+    ScriptedRecognizer recognizer{script, random, 0.03};
+    const auto policy = make_short_window_policy(512);
+    int windows = 0;
+    check_every_word_once(script, run(*policy, script, recognizer, random, 1 + seed % 3, &windows));
+  }
+}
+END_TEST
+
+START_TEST(plan_does_not_depend_on_how_audio_arrives_or_how_far_ahead_it_is) {
+  for (int seed = 0; seed < 100; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 60);
+    std::vector<std::vector<Word>> outcomes;
+    for (size_t ahead = 1; ahead <= 3; ++ahead) {
+      std::mt19937 same(seed);  // the recognizer's errors must not differ
+      ScriptedRecognizer recognizer{script, same, 0};
+      const auto policy = make_short_window_policy(512);
+      int windows = 0;
+      std::mt19937 pieces(seed * 10 + static_cast<int>(ahead));
+      outcomes.push_back(run(*policy, script, recognizer, pieces, ahead, &windows));
+    }
+    for (const auto& o : outcomes) check_every_word_once(script, o);
+  }
+}
+END_TEST
+
+START_TEST(loops_cost_a_second_decode_but_no_word) {
+  int calls = 0, windows = 0;
+  for (int seed = 0; seed < 200; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 60);
+    ScriptedRecognizer recognizer{script, random, 0.02, 0.3};
+    const auto policy = make_short_window_policy(512);
+    check_every_word_once(script, run(*policy, script, recognizer, random, 2, &windows));
+    calls += recognizer.calls;
+  }
+  ck_assert_int_gt(calls, windows + windows / 5);
+}
+END_TEST
+
+START_TEST(windows_advance_by_seven_seconds_of_speech_or_more) {
+  std::mt19937 random(1);
+  const Script script = make_script(random, 600);
+  ScriptedRecognizer recognizer{script, random, 0.02};
+  const auto policy = make_short_window_policy(512);
+  int windows = 0;
+  run(*policy, script, recognizer, random, 2, &windows);
+  ck_assert_int_le(windows, 600 / 6);
+}
+END_TEST
+
+START_TEST(a_stream_without_words_ends) {
+  std::mt19937 random(1);
+  Script script;
+  script.samples = 60 * 16000;
+  ScriptedRecognizer recognizer{script, random, 0};
+  for (int positions : {64, 512, 750}) {
+    const auto policy = make_short_window_policy(positions);
+    int windows = 0;
+    ck_assert(run(*policy, script, recognizer, random, 2, &windows).empty());
+    ck_assert_int_eq(policy->settled(), script.samples);
+  }
+}
+END_TEST
+
+START_TEST(short_windows_of_other_lengths_return_every_word_once) {
+  for (int positions : {256, 750, 1499}) {
+    for (int seed = 0; seed < 50; ++seed) {
+      std::mt19937 random(seed);
+      const Script script = make_script(random, 90);
+      ScriptedRecognizer recognizer{script, random, 0.02};
+      const auto policy = make_short_window_policy(positions);
+      int windows = 0;
+      check_every_word_once(script, run(*policy, script, recognizer, random, 2, &windows));
+    }
+  }
+}
+END_TEST
+
+START_TEST(long_windows_continue_where_the_recognizer_says) {
+  Script script;
+  script.samples = 100 * 16000;
+  std::vector<double> starts;
+  const auto policy = make_long_window_policy();
+  const QuietestPlace unused;
+  while (const auto w = policy->plan(script.samples, true, unused)) {
+    starts.push_back(w->first / kRate);
+    ck_assert(!policy->plan(script.samples, true, unused));  // one at a time
+    policy->decide(
+        *w,
+        [](int positions, const std::vector<int>& prefix) {
+          ck_assert_int_eq(positions, 1500);
+          ck_assert(prefix.empty());
+          Recognition r;
+          r.resume = 24.5;
+          return r;
+        },
+        unused);
+  }
+  ck_assert_uint_eq(starts.size(), 5);
+  ck_assert_double_eq_tol(starts[4], 98.0, 1e-9);
+  ck_assert_int_eq(policy->settled(), script.samples);
+}
+END_TEST
+
+START_TEST(repetition_at_speaking_speed_is_speech) {
+  size_t first = 0;
+  ck_assert(!is_loop(said({"words,", "words,", "words,", "words"}, 0.4), &first));
+}
+END_TEST
+
+START_TEST(fast_repetition_is_a_loop_and_the_first_copy_is_known) {
+  size_t first = 0;
+  ck_assert(is_loop(said({"he", "said", "I", "am", "I", "am", "I", "am"}, 0.05), &first));
+  ck_assert_uint_eq(first, 4);
+}
+END_TEST
+
+START_TEST(six_copies_are_a_loop_at_any_speed) {
+  size_t first = 0;
+  ck_assert(is_loop(said({"no", "No,", "no.", "no", "no", "NO"}, 0.5), &first));
+  ck_assert_uint_eq(first, 1);
+}
+END_TEST
+
+START_TEST(a_decode_that_hits_the_cap_is_a_loop) {
+  Recognition r = said({"one", "two"}, 0.3);
+  r.ended = false;
+  size_t first = 0;
+  ck_assert(is_loop(r, &first));
+  ck_assert_uint_eq(first, 2);
+}
+END_TEST
+
+START_TEST(captions_end_with_sentences) {
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  shaper.add({word("Mr.", 0, 0.2), word("Quilter", 0.2, 0.6), word("speaks.", 0.6, 1.0), word("Then", 1.1, 1.3)}, &out);
+  ck_assert_uint_eq(out.size(), 1);
+  ck_assert_str_eq(out[0].text.c_str(), "Mr. Quilter speaks.");
+  ck_assert_double_eq_tol(*shaper.held_since(), 1.1, 1e-9);
+  shaper.finish(&out);
+  ck_assert_uint_eq(out.size(), 2);
+  ck_assert(!shaper.held_since());
+  ck_assert_float_eq_tol(out[0].confidence, 0.5f, 1e-5f);
+}
+END_TEST
+
+START_TEST(captions_fit_two_lines_and_seven_seconds) {
+  std::mt19937 random(3);
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  Script script = make_script(random, 300);
+  shaper.add(script.words, &out);
+  shaper.finish(&out);
+  size_t words = 0;
+  double last = 0;
+  for (const Segment& s : out) {
+    ck_assert_uint_le(s.text.size(), 84);
+    ck_assert(s.end - s.start <= 7.01);
+    ck_assert(s.start >= last && s.end > s.start);
+    last = s.end;
+    words += s.words.size();
+  }
+  ck_assert_uint_eq(words, script.words.size());
+}
+END_TEST
+
+START_TEST(a_pause_ends_a_caption) {
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  shaper.add({word("and", 0, 0.3), word("then", 2.0, 2.3)}, &out);
+  ck_assert_uint_eq(out.size(), 1);
+  ck_assert_str_eq(out[0].text.c_str(), "and");
+}
+END_TEST
+
+START_TEST(text_written_without_spaces_is_joined) {
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  Word a = word("\u5e7f", 0, 0.2), b = word("\u5dde", 0.2, 0.4);
+  a.space_before = b.space_before = false;
+  shaper.add({a, b}, &out);
+  shaper.finish(&out);
+  ck_assert_str_eq(out[0].text.c_str(), "\u5e7f\u5dde");
+}
+END_TEST
+
+START_TEST(captions_never_overlap_whatever_the_word_times) {
+  std::mt19937 random(9);
+  std::uniform_real_distribution<double> off(-0.5, 0.5);
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  std::vector<Word> words;
+  for (int i = 0; i < 500; ++i) {
+    const double t = std::max(0.0, i * 0.3 + off(random));
+    words.push_back(word(i % 7 ? "x" : "y.", t, t + std::max(0.0, off(random))));
+  }
+  shaper.add(words, &out);
+  shaper.finish(&out);
+  double last = 0;
+  for (const Segment& s : out) {
+    ck_assert(s.start >= last);
+    ck_assert(s.end > s.start);
+    last = s.end;
+    for (size_t i = 0; i < s.words.size(); ++i) {
+      ck_assert(s.words[i].end > s.words[i].start);
+      if (i > 0) ck_assert(s.words[i].start >= s.words[i - 1].end);
+    }
+  }
+}
+END_TEST
+
+int main() {
+  Suite* suite = suite_create("captions");
+  TCase* policy = tcase_create("policy");
+  tcase_add_test(policy, short_windows_return_every_word_once);
+  tcase_add_test(policy, plan_does_not_depend_on_how_audio_arrives_or_how_far_ahead_it_is);
+  tcase_add_test(policy, loops_cost_a_second_decode_but_no_word);
+  tcase_add_test(policy, windows_advance_by_seven_seconds_of_speech_or_more);
+  tcase_add_test(policy, a_stream_without_words_ends);
+  tcase_add_test(policy, short_windows_of_other_lengths_return_every_word_once);
+  tcase_add_test(policy, long_windows_continue_where_the_recognizer_says);
+  suite_add_tcase(suite, policy);
+  TCase* loops = tcase_create("loops");
+  tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
+  tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);
+  tcase_add_test(loops, six_copies_are_a_loop_at_any_speed);
+  tcase_add_test(loops, a_decode_that_hits_the_cap_is_a_loop);
+  suite_add_tcase(suite, loops);
+  TCase* shaping = tcase_create("shaping");
+  tcase_add_test(shaping, captions_end_with_sentences);
+  tcase_add_test(shaping, captions_fit_two_lines_and_seven_seconds);
+  tcase_add_test(shaping, a_pause_ends_a_caption);
+  tcase_add_test(shaping, text_written_without_spaces_is_joined);
+  tcase_add_test(shaping, captions_never_overlap_whatever_the_word_times);
+  suite_add_tcase(suite, shaping);
+  SRunner* runner = srunner_create(suite);
+  srunner_run_all(runner, CK_ENV);
+  const int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed == 0 ? 0 : 1;
+}
