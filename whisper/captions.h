@@ -15,12 +15,23 @@
 
 namespace whisperxdna2 {
 
-// A stretch of audio to encode. `last` = the stream ends with it.
+// A stretch of audio to decode.
 struct AudioWindow {
   int64_t first = 0, count = 0;
-  bool last = false;
+  bool last = false;    // the stream ends with it
+  bool silent = false;  // holds no speech: not worth encoding
 
   int64_t end() const { return first + count; }
+};
+
+// What a policy may ask about the audio itself.
+class Signal {
+ public:
+  virtual ~Signal() = default;
+  // Center of the quietest 160 ms whose center lies in [from, to], a multiple of 160 samples.
+  virtual int64_t quietest(int64_t from, int64_t to) const = 0;
+  // Whether anything is said in [from, to). May answer yes where it cannot tell.
+  virtual bool has_speech(int64_t from, int64_t to) const = 0;
 };
 
 // What the decoder made of one window.
@@ -36,9 +47,6 @@ struct Recognition {
 // Decodes the window at hand over its first `positions` encoder positions (20 ms each), with `prefix` forced.
 using Recognizer = std::function<Recognition(int positions, const std::vector<int>& prefix)>;
 
-// Center of the quietest 160 ms whose center lies in [from, to], a multiple of 160 samples.
-using QuietestPlace = std::function<int64_t(int64_t from, int64_t to)>;
-
 // One stream's policy. Calls are serialized by the caller with one exception: plan() may be called while decide() is
 // inside `recognize`, so a caller's lock can be released there. Windows are decided in the order in which they were
 // planned, except those that decide() made void.
@@ -46,19 +54,18 @@ class CaptionPolicy {
  public:
   virtual ~CaptionPolicy() = default;
 
-  // The next window to encode, if the audio [0, available) and what has been decided so far determine it. `ended`: no
+  // The next window to decode, if the audio [0, available) and what has been decoded so far determine it. `ended`: no
   // more audio will come. A window is planned as soon as its audio is there, so that encoding runs ahead of decoding.
-  virtual std::optional<AudioWindow> plan(int64_t available, bool ended, const QuietestPlace& quietest) = 0;
+  virtual std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) = 0;
 
   struct Decision {
-    std::vector<Word> words;  // now final; in order, after everything returned before
-    bool replan = false;      // windows planned after this one are void: drop them and call plan() again
-    bool retried = false;     // a loop made a second decode necessary
+    std::vector<Word> words;    // now final; in order, after everything returned before
+    std::vector<Word> partial;  // what follows them in the present hypothesis (live windows only)
+    bool replan = false;        // windows planned after this one are void: drop them and call plan() again
+    bool retried = false;       // a loop made a second decode necessary
   };
-  virtual Decision decide(const AudioWindow& window, const Recognizer& recognize, const QuietestPlace& quietest) = 0;
-
-  // As decide(), for a window without speech: nothing was encoded.
-  virtual Decision decide_silent(const AudioWindow& window) = 0;
+  // `recognize` is not called for a silent window.
+  virtual Decision decide(const AudioWindow& window, const Recognizer& recognize, const Signal& signal) = 0;
 
   // Audio before this sample is no longer needed.
   virtual int64_t needed_from() const = 0;
@@ -69,6 +76,18 @@ class CaptionPolicy {
 // Windows shorter than Whisper's 30 s: left context with its committed words forced as prefix, words near the right edge
 // left to the next window, loops recognized by speed and decoded again over fewer positions. `positions` per window.
 std::unique_ptr<CaptionPolicy> make_short_window_policy(int positions);
+
+// The rule for captions of live audio; times in seconds.
+struct LiveOptions {
+  double hop = 1.0;        // audio between two decodes; a machine that cannot keep up takes more
+  double deadline = 4.0;   // a word is final at the latest this long after its end
+  int positions = 512;     // per window
+};
+
+// One window that slides over live audio and is decoded again each hop, the words that are already final forced as prefix.
+// A word becomes final when it ends a little before the live edge and is either sure or said at the same place by the
+// hypothesis before; nothing is ever taken back.
+std::unique_ptr<CaptionPolicy> make_live_policy(const LiveOptions& options);
 
 // Whisper's own algorithm on 30 s windows: continue at the last closed timestamp (openai/whisper whisper/transcribe.py).
 std::unique_ptr<CaptionPolicy> make_long_window_policy();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <random>
 #include <string>
 
@@ -49,6 +50,7 @@ struct ScriptedRecognizer {
   std::mt19937& random;
   double jitter;
   double loop_chance = 0;
+  float probability = 0.9f;
   int calls = 0;
 
   Recognition operator()(const AudioWindow& window, int positions, const std::vector<int>& prefix) {
@@ -61,6 +63,7 @@ struct ScriptedRecognizer {
     for (const Word& w : script.words) {
       if (w.tokens[0] <= after || w.start < from - 0.01 || w.start > to - 0.05) continue;
       Word heard = w;
+      heard.probability = probability;
       heard.start = std::clamp(w.start + off(random), from, to) - from;
       heard.end = std::clamp(w.end + off(random), heard.start + from, to) - from;
       if (w.end > to) heard.text += "~";
@@ -72,38 +75,47 @@ struct ScriptedRecognizer {
   }
 };
 
-// Quietest place in a signal that is loud during words: a gap's middle if there is one in reach.
-QuietestPlace quietest_in(const Script& script) {
-  return [&script](int64_t from, int64_t to) {
+// A signal that is loud during words and nowhere else.
+struct ScriptedSignal : Signal {
+  explicit ScriptedSignal(const Script& s) : script(s) {}
+
+  double spoken(double from, double to) const {
+    double sum = 0;
+    for (const Word& w : script.words) sum += std::max(0.0, std::min(w.end, to) - std::max(w.start, from));
+    return sum;
+  }
+  int64_t quietest(int64_t from, int64_t to) const override {
     int64_t best = from;
     double least = 1e9;
     for (int64_t c = from; c <= to; c += 160) {
-      double overlap = 0;
-      for (const Word& w : script.words) {
-        overlap += std::max(0.0, std::min(w.end, c / kRate + 0.08) - std::max(w.start, c / kRate - 0.08));
-      }
-      if (overlap < least) {
-        least = overlap;
+      const double loud = spoken(c / kRate - 0.08, c / kRate + 0.08);
+      if (loud < least) {
+        least = loud;
         best = c;
       }
     }
     return best;
-  };
-}
+  }
+  bool has_speech(int64_t from, int64_t to) const override { return spoken(from / kRate, to / kRate) > 0; }
+
+  const Script& script;
+};
+
+using OnDecision = std::function<void(const AudioWindow&, const CaptionPolicy::Decision&)>;
 
 // Runs a policy over the script as the engine would: audio arrives in pieces, up to `ahead` windows are planned before
 // the oldest is decided.
 std::vector<Word> run(CaptionPolicy& policy, const Script& script, ScriptedRecognizer& recognizer, std::mt19937& random,
-                      size_t ahead, int* windows) {
+                      size_t ahead, int* windows, const OnDecision& on_decision = {}) {
   std::vector<Word> out;
   std::deque<AudioWindow> queue;
-  const QuietestPlace quietest = quietest_in(script);
+  const ScriptedSignal signal(script);
   std::uniform_int_distribution<int64_t> piece(1, 40000);
   int64_t available = 0;
   bool ended = false;
   while (true) {
     while (queue.size() < ahead) {
-      const auto w = policy.plan(available, ended, quietest);
+      const auto w = policy.plan(available, ended, signal);
       if (!w) break;
       ck_assert_int_ge(w->first, policy.needed_from());
       ck_assert_int_gt(w->count, 0);
@@ -121,8 +133,14 @@ std::vector<Word> run(CaptionPolicy& policy, const Script& script, ScriptedRecog
     ++*windows;
     ck_assert_int_lt(*windows, 10000);
     const auto d = policy.decide(
-        w, [&](int positions, const std::vector<int>& prefix) { return recognizer(w, positions, prefix); }, quietest);
+        w,
+        [&](int positions, const std::vector<int>& prefix) {
+          ck_assert(!w.silent);
+          return recognizer(w, positions, prefix);
+        },
+        signal);
     if (d.replan) queue.clear();
+    if (on_decision) on_decision(w, d);
     out.insert(out.end(), d.words.begin(), d.words.end());
   }
 }
@@ -247,7 +265,8 @@ START_TEST(long_windows_continue_where_the_recognizer_says) {
   script.samples = 100 * 16000;
   std::vector<double> starts;
   const auto policy = make_long_window_policy();
-  const QuietestPlace unused;
+  script.words = {word("speech", 0, 100)};
+  const ScriptedSignal unused(script);
   while (const auto w = policy->plan(script.samples, true, unused)) {
     starts.push_back(w->first / kRate);
     ck_assert(!policy->plan(script.samples, true, unused));  // one at a time
@@ -265,6 +284,51 @@ START_TEST(long_windows_continue_where_the_recognizer_says) {
   ck_assert_uint_eq(starts.size(), 5);
   ck_assert_double_eq_tol(starts[4], 98.0, 1e-9);
   ck_assert_int_eq(policy->settled(), script.samples);
+}
+END_TEST
+
+START_TEST(live_captions_return_every_word_once_and_in_time) {
+  for (int seed = 0; seed < 300; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 5 + seed % 90);
+    ScriptedRecognizer recognizer{script, random, 0.03};
+    LiveOptions options;
+    options.hop = 0.5 + 0.25 * (seed % 5);
+    const auto policy = make_live_policy(options);
+    int windows = 0;
+    double latest = 0;
+    const auto words = run(*policy, script, recognizer, random, 1, &windows,
+                           [&](const AudioWindow& w, const CaptionPolicy::Decision& d) {
+                             for (const Word& word : d.words) latest = std::max(latest, w.end() / kRate - word.end);
+                           });
+    check_every_word_once(script, words);
+    ck_assert(latest <= options.deadline + 0.1);
+  }
+}
+END_TEST
+
+START_TEST(live_captions_survive_loops_and_unsure_words) {
+  for (int seed = 0; seed < 200; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 60);
+    ScriptedRecognizer recognizer{script, random, 0.03, 0.2};
+    recognizer.probability = 0.3f;
+    const auto policy = make_live_policy({});
+    int windows = 0;
+    check_every_word_once(script, run(*policy, script, recognizer, random, 1, &windows));
+  }
+}
+END_TEST
+
+START_TEST(live_windows_never_exceed_the_encoder) {
+  std::mt19937 random(5);
+  const Script script = make_script(random, 200);
+  ScriptedRecognizer recognizer{script, random, 0.02};
+  const auto policy = make_live_policy({});
+  int windows = 0;
+  run(*policy, script, recognizer, random, 1, &windows,
+      [](const AudioWindow& w, const CaptionPolicy::Decision&) { ck_assert_int_le(w.count, 512 * 320); });
+  ck_assert_int_ge(windows, 60);
 }
 END_TEST
 
@@ -387,6 +451,9 @@ int main() {
   tcase_add_test(policy, short_windows_of_other_lengths_return_every_word_once);
   tcase_add_test(policy, long_windows_continue_where_the_recognizer_says);
   suite_add_tcase(suite, policy);
+  tcase_add_test(policy, live_captions_return_every_word_once_and_in_time);
+  tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
+  tcase_add_test(policy, live_windows_never_exceed_the_encoder);
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
   tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);
