@@ -14,8 +14,9 @@ class Tokenizer;
 
 enum class DType : uint8_t { kF32, kF16, kBF16 };
 
-// A row-major view of weights that the Model owns (mapped from the file where the file's layout allows it). An absent
-// tensor (the key projection has no bias) has data == nullptr.
+// A row-major view of weights that the Model owns, aligned to 64 bytes, every value finite. Matrices have the file's type
+// (quantized ones become f16); vectors and the position tables are always f32. An absent tensor (the key projection has no
+// bias) has data == nullptr.
 struct Tensor {
   DType dtype = DType::kF32;
   std::vector<int> shape;
@@ -57,21 +58,23 @@ struct DecoderLayer {
 };
 
 struct ModelDims {
-  int n_mels = 0;         // 80 or 128
-  int n_audio_ctx = 0;    // 1500
-  int d_model = 0;        // heads * 64
+  int n_mels = 0;       // 80 or 128
+  int n_audio_ctx = 0;  // 1500
+  int d_model = 0;      // heads * 64
   int n_heads = 0;
   int n_encoder_layers = 0;
   int n_decoder_layers = 0;
-  int n_text_ctx = 0;     // 448
-  int n_vocab = 0;        // 51864 (.en), 51865 or 51866 (large-v3)
+  int n_text_ctx = 0;  // 448
+  int n_vocab = 0;     // 51864 (.en), 51865 or 51866 (large-v3)
 };
 
 struct Model {
   ModelDims dims;
   std::string source;       // the path it was loaded from
   std::string description;  // one line for people: format, size, language
-  std::string content_key;  // hex digest that identifies the weights; names derived files in the cache
+  // XXH3-128 in hex over names, shapes and values of all tensors: the same for the same weights in any file format. Names
+  // derived files in the cache. Guards against mistakes, not against a forger: it is no cryptographic hash.
+  std::string content_key;
 
   // Encoder. Convolutions are [out channels][in channels][3].
   Tensor conv1_weight, conv1_bias, conv2_weight, conv2_bias;
@@ -90,7 +93,7 @@ struct Model {
 
   std::shared_ptr<const Tokenizer> tokenizer;
 
-  // Whatever the tensors point into: file mappings and converted copies.
+  // What the tensors point into: anonymous memory, never a mapping of the file (byte_source.h says why).
   std::vector<std::shared_ptr<const void>> storage;
 };
 

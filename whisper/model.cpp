@@ -1,0 +1,115 @@
+#include "whisper/model.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "whisper/checkpoint.h"
+#include "whisper/error.h"
+
+namespace whisperxdna2 {
+namespace {
+
+// Identifies what a path held when it was loaded. For a directory, the file of weights counts.
+struct FileKey {
+  std::string path;
+  dev_t device = 0;
+  ino_t inode = 0;
+  off_t size = 0;
+  int64_t modified = 0;  // ns
+
+  bool operator<(const FileKey& other) const {
+    return std::tie(path, device, inode, size, modified) <
+           std::tie(other.path, other.device, other.inode, other.size, other.modified);
+  }
+};
+
+// The models in use. A slot's mutex is held while its model is loaded, so that a second thread waits for the first one
+// and different models load at the same time.
+struct Slot {
+  std::mutex mutex;
+  std::weak_ptr<const Model> model;
+};
+
+struct Cache {
+  std::mutex mutex;
+  std::map<FileKey, std::shared_ptr<Slot>> slots;
+
+  static Cache& instance() {
+    static Cache* cache = new Cache;  // outlives every thread
+    return *cache;
+  }
+
+  std::shared_ptr<Slot> slot(const FileKey& key) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (auto entry = slots.begin(); entry != slots.end();) {
+      // Nobody loads it (the only reference is this one) and nobody holds it.
+      const bool dead = entry->second.use_count() == 1 && entry->second->model.expired();
+      entry = dead ? slots.erase(entry) : std::next(entry);
+    }
+    std::shared_ptr<Slot>& found = slots[key];
+    if (!found) found = std::make_shared<Slot>();
+    return found;
+  }
+};
+
+std::string with_advice(const std::string& message) {
+  return message + ". `tools/fetch-model base` fetches a model; model-path names another one";
+}
+
+FileKey key_of(const std::string& path, const std::string& weights) {
+  struct stat status;
+  if (stat(weights.c_str(), &status) != 0)
+    throw Error(errno == EACCES ? ErrorCode::kNoResource : ErrorCode::kNotFound,
+                with_advice("There is no model at " + path + " (" + weights + ": " +
+                            std::strerror(errno) + ")"));
+  return {path, status.st_dev, status.st_ino, status.st_size,
+          static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec};
+}
+
+std::string home_directory() {
+  const char* home = std::getenv("HOME");
+  return home && *home ? home : "/";
+}
+
+}  // namespace
+
+int64_t Tensor::elements() const {
+  int64_t product = 1;
+  for (const int size : shape) product *= size;
+  return product;
+}
+
+std::vector<float> Tensor::to_f32() const {
+  std::vector<float> values(static_cast<size_t>(elements()));
+  const Storage storage = dtype == DType::kF32   ? Storage::kF32
+                          : dtype == DType::kF16 ? Storage::kF16
+                                                 : Storage::kBF16;
+  whisperxdna2::to_f32(storage, data, elements(), values.data());
+  return values;
+}
+
+std::shared_ptr<const Model> load_model(const std::string& path) {
+  const FileKey key = key_of(path, path + "/model.bin");
+  const std::shared_ptr<Slot> slot = Cache::instance().slot(key);
+  const std::lock_guard<std::mutex> lock(slot->mutex);
+  if (std::shared_ptr<const Model> model = slot->model.lock()) return model;
+  std::shared_ptr<const Model> model = build_model(read_ct2(path), path);
+  slot->model = model;
+  return model;
+}
+
+std::string cache_directory() {
+  // A relative path is to be ignored (XDG Base Directory Specification).
+  const char* base = std::getenv("XDG_CACHE_HOME");
+  const std::string root = base && base[0] == '/' ? base : home_directory() + "/.cache";
+  return root + "/whisperxdna2";
+}
+
+std::string default_model_path() { return cache_directory() + "/models/base"; }
+
+}  // namespace whisperxdna2
