@@ -1,56 +1,20 @@
 #include "dsp/log_mel.h"
 
-#include <fftw3.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
+
+#include "dsp/real_fft.h"
 
 namespace whisperxdna2 {
 namespace {
 
-constexpr int kBins = kFrameLength / 2 + 1;
+constexpr int kBins = RealFft<kFrameLength>::kBins;
 constexpr int kHalfFrame = kFrameLength / 2;
 constexpr float kSmallestMel = 1e-10f;
-
-// FFTW's aligned memory, which every execution of the shared plan needs.
-struct FftwFree {
-  void operator()(void* memory) const { fftwf_free(memory); }
-};
-template <typename T>
-using FftwArray = std::unique_ptr<T[], FftwFree>;
-
-FftwArray<float> aligned_floats(size_t count) {
-  FftwArray<float> memory(fftwf_alloc_real(count));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-FftwArray<fftwf_complex> aligned_complex(size_t count) {
-  FftwArray<fftwf_complex> memory(fftwf_alloc_complex(count));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-// One frame to its spectrum. FFTW_ESTIMATE, because a measured plan differs from run to run, and
-// its rounding with it. The plan lives as long as the process: threads may still execute it while
-// static objects are destroyed.
-fftwf_plan shared_plan() {
-  static const fftwf_plan plan = [] {
-    // FFTW's planner has state of its own that other users of the library in this process share.
-    fftwf_make_planner_thread_safe();
-    auto in = aligned_floats(kFrameLength);
-    auto out = aligned_complex(kBins);
-    fftwf_plan made = fftwf_plan_dft_r2c_1d(kFrameLength, in.get(), out.get(),
-                                            FFTW_ESTIMATE | FFTW_DESTROY_INPUT);
-    if (!made) throw std::runtime_error("log-mel: FFTW has no plan for 400 real samples");
-    return made;
-  }();
-  return plan;
-}
 
 const float* hann_window() {
   static const std::vector<float> window = [] {
@@ -150,10 +114,8 @@ struct LogMel::State {
 
   const MelFilters& filters;
   const int bands;
-  const fftwf_plan plan = shared_plan();
   const float* const hann = hann_window();
-  FftwArray<float> windowed = aligned_floats(kFrameLength);
-  FftwArray<fftwf_complex> spectrum = aligned_complex(kBins);
+  RealFft<kFrameLength> fft;
   float power[kBins];
 
   int64_t first_frame = 0;  // frames before it, and the samples before its center, are forgotten
@@ -199,6 +161,7 @@ bool LogMel::State::has_all_samples(int64_t frame) const {
 
 void LogMel::State::compute(int64_t frame, float* out) {
   const int64_t begin = frame * kFrameHop - kHalfFrame;
+  float* windowed = fft.input();
   if (begin >= 0 && begin + kFrameLength <= pushed) {
     const float* in = signal.data() + (begin - first_sample);
     for (int i = 0; i < kFrameLength; ++i) windowed[i] = in[i] * hann[i];
@@ -208,7 +171,7 @@ void LogMel::State::compute(int64_t frame, float* out) {
       windowed[i] = index < pushed ? signal[index - first_sample] * hann[i] : 0.0f;
     }
   }
-  fftwf_execute_dft_r2c(plan, windowed.get(), spectrum.get());
+  const fftwf_complex* spectrum = fft.transform();
   for (int bin = 0; bin < kBins; ++bin) {
     const float re = spectrum[bin][0], im = spectrum[bin][1];
     power[bin] = re * re + im * im;
