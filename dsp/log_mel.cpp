@@ -154,9 +154,8 @@ void LogMel::State::drop_forgotten() {
 }
 
 bool LogMel::State::has_all_samples(int64_t frame) const {
-  // The reflection about sample 0 makes the first frame need one sample more than lies under its
-  // right half.
-  return pushed >= frame * kFrameHop + kHalfFrame + (frame == 0 ? 1 : 0);
+  // Also of frame 0: its reflection reaches one sample further, but there the window is 0.
+  return pushed >= frame * kFrameHop + kHalfFrame;
 }
 
 void LogMel::State::compute(int64_t frame, float* out) {

@@ -228,8 +228,8 @@ END_TEST
 
 START_TEST(frame_is_computed_again_when_its_samples_have_come) {
   const std::vector<float> signal = noise(2000, 8);
-  // Frame 0 needs sample 200 for its reflection, frame 5 ends before sample 1000.
-  for (int64_t first_part : {150, 200, 999}) {
+  // Frame 0 ends before sample 200, frame 5 before sample 1000.
+  for (int64_t first_part : {150, 199, 200, 999}) {
     LogMel mel(80);
     mel.push(signal.data(), first_part);
     const std::vector<float> early = window(mel, 0, 6, 6);
@@ -268,6 +268,18 @@ START_TEST(discarding_ahead_of_the_signal_drops_samples_as_they_come) {
   assert_same(window(mel, 100, 90, 90), window_of(signal, 80, 100, 90, 90));
   ck_assert_ptr_null(mel.held(15999, 1));
   ck_assert_float_eq(*mel.held(16000, 1), signal[16000]);
+}
+END_TEST
+
+START_TEST(discarding_far_ahead_takes_no_memory) {
+  constexpr int64_t kFar = int64_t{1} << 40;
+  LogMel mel(80);
+  const std::vector<float> signal = noise(16000, 12);
+  mel.push(signal.data(), signal.size());
+  window(mel, 0, 50, 50);
+  mel.discard_before(kFar);
+  mel.push(signal.data(), signal.size());
+  for (float value : window(mel, kFar, 4, 4)) ck_assert_float_eq_tol(value, -1.5f, 1e-6f);
 }
 END_TEST
 
@@ -351,6 +363,11 @@ START_TEST(broken_samples_spoil_their_own_frames_only) {
   for (float value : window(mel, 0, 100, 100)) ck_assert(std::isfinite(value));
   assert_same(window(mel, 0, 48, 48), window_of(clean, 80, 0, 48, 48));
   assert_same(window(mel, 52, 48, 48), window_of(clean, 80, 52, 48, 48));
+  // Nor does it raise the clamp of the others.
+  const std::vector<float> around = window(mel, 0, 100, 100),
+                           whole = window_of(clean, 80, 0, 100, 100);
+  ck_assert_float_le(*std::max_element(around.begin(), around.end()),
+                     *std::max_element(whole.begin(), whole.end()));
   broken[8000] = std::numeric_limits<float>::infinity();
   for (float value : window_of(broken, 80, 0, 100, 100)) ck_assert(std::isfinite(value));
 }
@@ -391,6 +408,7 @@ int main() {
   tcase_add_test(stream, frame_is_computed_again_when_its_samples_have_come);
   tcase_add_test(stream, discarding_does_not_change_what_remains);
   tcase_add_test(stream, discarding_ahead_of_the_signal_drops_samples_as_they_come);
+  tcase_add_test(stream, discarding_far_ahead_takes_no_memory);
   tcase_add_test(stream, discarded_frames_are_refused);
   tcase_add_test(stream, content_longer_than_the_window_is_refused);
   tcase_add_test(stream, other_numbers_of_bands_are_refused);

@@ -293,6 +293,19 @@ START_TEST(probability_between_the_thresholds_keeps_what_is) {
 }
 END_TEST
 
+START_TEST(padding_does_not_reach_beyond_the_stream) {
+  SpeechRules rules;
+  rules.min_silence = 0;
+  rules.padding = 128;
+  std::vector<float> probabilities(20, 0.9f);
+  probabilities.push_back(0.1f);  // of a hop that the stream ends 50 samples into
+  const int64_t end = 20 * kVoiceHop + 50;
+  const auto intervals = intervals_of(probabilities, rules, end);
+  ck_assert_uint_eq(intervals.size(), 1);
+  ck_assert_int_eq(intervals[0].end, end);
+}
+END_TEST
+
 START_TEST(segmenter_reset_starts_a_new_stream) {
   const Script script = load_scripts()[0];
   SpeechSegmenter segmenter(script.rules);
@@ -330,6 +343,7 @@ int main() {
   tcase_add_test(segmenter, speech_is_announced_when_it_is_long_enough);
   tcase_add_test(segmenter, speech_is_finished_when_the_silence_is_long_enough);
   tcase_add_test(segmenter, probability_between_the_thresholds_keeps_what_is);
+  tcase_add_test(segmenter, padding_does_not_reach_beyond_the_stream);
   tcase_add_test(segmenter, segmenter_reset_starts_a_new_stream);
   suite_add_tcase(suite, segmenter);
   SRunner* runner = srunner_create(suite);
