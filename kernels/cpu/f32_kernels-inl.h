@@ -1,0 +1,142 @@
+// The f32 kernels, written once for any vector type V of simd.h. Included by one file for each instruction set.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cpu/f32_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace whisperxdna2 {
+namespace {
+
+constexpr int kPanelVectors = 2;  // vectors in a panel's row
+
+// R rows by one panel. The sum over k stays in registers: 2 R accumulators, two vectors of b, one value of a.
+template <class V, int R>
+inline void gemm_block(const GemmTask& t, int row, int panel) {
+  constexpr int kPanel = kPanelVectors * V::kLanes;
+  const float* a = t.a + row * t.a_stride;
+  const float* b = t.b + static_cast<ptrdiff_t>(panel) * kPanel * t.k;
+  V sum[R][kPanelVectors];
+  for (int c = 0; c < kPanelVectors; ++c) {
+    const V start = t.bias ? V::load(t.bias + panel * kPanel + c * V::kLanes) : V::set(0);
+    for (int r = 0; r < R; ++r) sum[r][c] = start;
+  }
+  for (int k = 0; k < t.k; ++k, b += kPanel) {
+    V column[kPanelVectors];
+    for (int c = 0; c < kPanelVectors; ++c) column[c] = V::load(b + c * V::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const V x = V::set(a[r * t.a_stride + k]);
+      for (int c = 0; c < kPanelVectors; ++c) sum[r][c] = V::fma(x, column[c], sum[r][c]);
+    }
+  }
+  const int width = t.n - panel * kPanel;  // valid columns
+  for (int r = 0; r < R; ++r) {
+    float* y = t.y + (row + r) * t.y_stride + panel * kPanel;
+    float edge[kPanel];
+    float* out = y;
+    if (width < kPanel) {
+      out = edge;
+      if (t.epilogue == Epilogue::kAdd) {
+        for (int c = 0; c < kPanel; ++c) edge[c] = c < width ? y[c] : 0;
+      }
+    }
+    for (int c = 0; c < kPanelVectors; ++c) {
+      V v = sum[r][c];
+      switch (t.epilogue) {
+        case Epilogue::kNone:
+          break;
+        case Epilogue::kGelu:
+          v = gelu(v);
+          break;
+        case Epilogue::kAdd:
+          v = v + V::load(out + c * V::kLanes);
+          break;
+        case Epilogue::kScaleRow:
+          v = v * V::set(t.row_scale[row + r]);
+          break;
+      }
+      v.store(out + c * V::kLanes);
+    }
+    if (width < kPanel) {
+      for (int c = 0; c < width; ++c) y[c] = edge[c];
+    }
+  }
+}
+
+// Rows in blocks of R; the rest one size smaller. A panel of b stays in the first cache for all rows.
+template <class V, int R>
+inline void gemm_rows(const GemmTask& t, int row, int panel) {
+  for (; row + R <= t.rows; row += R) gemm_block<V, R>(t, row, panel);
+  if constexpr (R > 1) {
+    if (row < t.rows) gemm_rows<V, R - 1>(t, row, panel);
+  }
+}
+
+template <class V, int R>
+void gemm(const GemmTask& t) {
+  for (int panel = t.first_panel; panel < t.last_panel; ++panel) gemm_rows<V, R>(t, 0, panel);
+}
+
+template <class V>
+void softmax(float* scores, ptrdiff_t stride, int count, int columns, float* inverse) {
+  const int whole = columns / V::kLanes * V::kLanes;
+  for (int r = 0; r < count; ++r) {
+    float* x = scores + r * stride;
+    float most = x[0];
+    if (whole > 0) {
+      V m = V::load(x);
+      for (int c = V::kLanes; c < whole; c += V::kLanes) m = V::max(m, V::load(x + c));
+      most = m.largest();
+    }
+    for (int c = whole; c < columns; ++c) most = x[c] > most ? x[c] : most;
+    V sum = V::set(0);
+    for (int c = 0; c < whole; c += V::kLanes) {
+      const V e = exp(V::load(x + c) - V::set(most));
+      e.store(x + c);
+      sum = sum + e;
+    }
+    float total = sum.sum();
+    for (int c = whole; c < columns; ++c) {
+      x[c] = exp(F32x1::set(x[c] - most)).v;
+      total += x[c];
+    }
+    inverse[r] = 1.0f / total;
+  }
+}
+
+template <class V>
+void layer_norm(const float* x, int rows, int width, const float* gain, const float* bias, float* y) {
+  constexpr float kEpsilon = 1e-5f;
+  for (int r = 0; r < rows; ++r, x += width, y += width) {
+    V sum = V::set(0);
+    for (int c = 0; c < width; c += V::kLanes) sum = sum + V::load(x + c);
+    const V mean = V::set(sum.sum() / static_cast<float>(width));
+    V square = V::set(0);
+    for (int c = 0; c < width; c += V::kLanes) {
+      const V d = V::load(x + c) - mean;
+      square = V::fma(d, d, square);
+    }
+    const V scale = V::set(1.0f / std::sqrt(square.sum() / static_cast<float>(width) + kEpsilon));
+    for (int c = 0; c < width; c += V::kLanes) {
+      V::fma((V::load(x + c) - mean) * scale, V::load(gain + c), V::load(bias + c)).store(y + c);
+    }
+  }
+}
+
+template <class V>
+void add(float* y, const float* x, size_t count) {
+  size_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) (V::load(y + i) + V::load(x + i)).store(y + i);
+  for (; i < count; ++i) y[i] += x[i];
+}
+
+// R: rows of a block, as many as the instruction set has registers for.
+template <class V, int R>
+constexpr F32Kernels make_f32_kernels() {
+  return {kPanelVectors * V::kLanes, gemm<V, R>, softmax<V>, layer_norm<V>, add<V>};
+}
+
+}  // namespace
+}  // namespace whisperxdna2
