@@ -1,19 +1,15 @@
 #include "whisper/checkpoint.h"
 
-#include <sys/mman.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
 
 #include "whisper/tokenizer.h"
+#include "whisper/weight_pages.h"
 
 namespace whisperxdna2 {
 namespace {
 
-constexpr uint64_t kAlignment = 64;    // cache line, and widest vector
-constexpr int64_t kChunk = 1 << 18;    // elements converted at once
 constexpr uint64_t kSlack = 64 << 20;  // memory allowed beyond a multiple of the files' size
 
 struct Expected {
@@ -92,57 +88,6 @@ std::string to_text(const std::vector<uint64_t>& shape) {
   return text + "]";
 }
 
-// The file a tensor is in, or should be in: for messages.
-std::string place_of(const StoredTensor& tensor, const std::string& name) {
-  return tensor.source->path() + ": tensor " + name + " at byte " + std::to_string(tensor.offset);
-}
-
-// Zeroed memory of whole pages, which can be given back to the system piece by piece.
-std::shared_ptr<void> allocate_pages(uint64_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (at == MAP_FAILED)
-    throw Error(ErrorCode::kNoResource,
-                "no memory for the model: " + std::to_string(bytes >> 20) + " MiB are needed");
-  madvise(at, bytes, MADV_HUGEPAGE);  // a hint: fewer page faults while loading
-  return std::shared_ptr<void>(at, [bytes](void* memory) { munmap(memory, bytes); });
-}
-
-// Reads a tensor into `to` as `dtype`.
-void load(const StoredTensor& tensor, DType dtype, int64_t elements, void* to) {
-  const Storage storage = tensor.storage;
-  if (storage != Storage::kInt8 && dtype_of(storage) == dtype && block_elements(storage) == 1) {
-    tensor.source->read(tensor.offset, to, tensor.bytes);
-    return;
-  }
-  const int64_t row = elements / static_cast<int64_t>(tensor.shape[0]);
-  std::vector<float> scales;
-  if (storage == Storage::kInt8) {
-    scales.resize(tensor.shape[0]);
-    tensor.source->read(tensor.scale_offset, scales.data(), scales.size() * sizeof(float));
-  }
-  // Chunks of whole rows, or where a row is a long one, of whole blocks.
-  const int64_t chunk = row > kChunk ? kChunk : kChunk / row * row;
-  std::vector<char> raw(
-      static_cast<size_t>(chunk / block_elements(storage) * block_bytes(storage)));
-  std::vector<float> values(static_cast<size_t>(chunk));
-  uint64_t offset = tensor.offset;
-  for (int64_t first = 0; first < elements; first += chunk) {
-    const int64_t count = std::min(chunk, elements - first);
-    const uint64_t bytes =
-        static_cast<uint64_t>(count / block_elements(storage) * block_bytes(storage));
-    tensor.source->read(offset, raw.data(), bytes);
-    offset += bytes;
-    to_f32(storage, raw.data(), count, values.data());
-    for (int64_t i = 0; i < count && !scales.empty(); ++i)
-      values[static_cast<size_t>(i)] /= scales[static_cast<size_t>((first + i) / row)];
-    if (dtype == DType::kF32) {
-      std::copy_n(values.data(), count, static_cast<float*>(to) + first);
-    } else {
-      f32_to_f16(values.data(), count, static_cast<uint16_t*>(to) + first);
-    }
-  }
-}
-
 // Text tokens of the vocabulary, whose control tokens, where it lists them, must be where Whisper's are.
 std::shared_ptr<const Tokenizer> make_tokenizer(std::vector<std::string> vocabulary, int n_vocab,
                                                 const std::string& path) {
@@ -181,30 +126,26 @@ std::vector<std::pair<int, int>> default_alignment_heads(const ModelDims& dims) 
     int layers, heads, n_vocab;
     std::vector<std::pair<int, int>> pairs;
   };
+  // clang-format off
   static const Known known[] = {
       {4, 6, 51864, {{1, 0}, {2, 0}, {2, 5}, {3, 0}, {3, 1}, {3, 2}, {3, 3}, {3, 4}}},
       {4, 6, 51865, {{2, 2}, {3, 0}, {3, 2}, {3, 3}, {3, 4}, {3, 5}}},
       {6, 8, 51864, {{3, 3}, {4, 7}, {5, 1}, {5, 5}, {5, 7}}},
       {6, 8, 51865, {{3, 1}, {4, 2}, {4, 3}, {4, 7}, {5, 1}, {5, 2}, {5, 4}, {5, 6}}},
-      {12,
-       12,
-       51865,
-       {{5, 3}, {5, 9}, {8, 0}, {8, 4}, {8, 7}, {8, 8}, {9, 0}, {9, 7}, {9, 9}, {10, 5}}},
-      {32,
-       20,
-       51866,
-       {{7, 0},
-        {10, 17},
-        {12, 18},
-        {13, 12},
-        {16, 1},
-        {17, 14},
-        {19, 11},
-        {21, 4},
-        {24, 1},
-        {25, 6}}},
+      {12, 12, 51864, {{6, 6}, {7, 0}, {7, 3}, {7, 8}, {8, 2}, {8, 5}, {8, 7}, {9, 0}, {9, 4}, {9, 8}, {9, 10}, {10, 0},
+                       {10, 1}, {10, 2}, {10, 3}, {10, 6}, {10, 11}, {11, 2}, {11, 4}}},
+      {12, 12, 51865, {{5, 3}, {5, 9}, {8, 0}, {8, 4}, {8, 7}, {8, 8}, {9, 0}, {9, 7}, {9, 9}, {10, 5}}},
+      {24, 16, 51864, {{11, 4}, {14, 1}, {14, 12}, {14, 14}, {15, 4}, {16, 0}, {16, 4}, {16, 9}, {17, 12}, {17, 14}, {18, 7},
+                       {18, 10}, {18, 15}, {20, 0}, {20, 3}, {20, 9}, {20, 14}, {21, 12}}},
+      {24, 16, 51865, {{13, 15}, {15, 4}, {15, 15}, {16, 1}, {20, 0}, {23, 4}}},
+      // large-v2; large-v1 has the same dimensions and cannot be told from it.
+      {32, 20, 51865, {{10, 12}, {13, 17}, {16, 11}, {16, 12}, {16, 13}, {17, 15}, {17, 16}, {18, 4}, {18, 11}, {18, 19},
+                       {19, 11}, {21, 2}, {21, 3}, {22, 3}, {22, 9}, {22, 12}, {23, 5}, {23, 7}, {23, 13}, {25, 5}, {26, 1},
+                       {26, 12}, {27, 15}}},
+      {32, 20, 51866, {{7, 0}, {10, 17}, {12, 18}, {13, 12}, {16, 1}, {17, 14}, {19, 11}, {21, 4}, {24, 1}, {25, 6}}},
       {4, 20, 51866, {{2, 4}, {2, 11}, {3, 3}, {3, 6}, {3, 11}, {3, 14}}},
   };
+  // clang-format on
   for (const Known& model : known)
     if (model.layers == dims.n_decoder_layers && model.heads == dims.n_heads &&
         model.n_vocab == dims.n_vocab)
@@ -215,7 +156,7 @@ std::vector<std::pair<int, int>> default_alignment_heads(const ModelDims& dims) 
   return pairs;
 }
 
-std::string describe(const Checkpoint& checkpoint, uint64_t parameters) {
+std::string describe_model(const Checkpoint& checkpoint, uint64_t parameters) {
   const ModelDims& dims = checkpoint.dims;
   const Storage storage = checkpoint.tensors.at("decoder.token_embedding.weight").storage;
   char text[160];
@@ -227,26 +168,11 @@ std::string describe(const Checkpoint& checkpoint, uint64_t parameters) {
   return text;
 }
 
-class Digest {
- public:
-  Digest() : state_(XXH3_createState()) { XXH3_128bits_reset(state_.get()); }
-  void add(const void* data, size_t bytes) { XXH3_128bits_update(state_.get(), data, bytes); }
-  std::string hex() const {
-    const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
-    char text[33];
-    std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(hash.high64),
-                  static_cast<unsigned long long>(hash.low64));
-    return text;
-  }
-
- private:
-  struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
-  std::unique_ptr<XXH3_state_t, Free> state_;
-};
-
 }  // namespace
+
+std::string describe(const StoredTensor& tensor, const std::string& name) {
+  return tensor.source->path() + ": tensor " + name + " at byte " + std::to_string(tensor.offset);
+}
 
 void check_dims(const std::string& path, const ModelDims& dims) {
   const struct {
@@ -291,7 +217,7 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
       throw Error(ErrorCode::kInvalidFile, path + ": tensor " + tensor.name + " is missing");
     const StoredTensor& stored = found->second;
     if (stored.shape != tensor.shape)
-      throw Error(ErrorCode::kInvalidFile, place_of(stored, tensor.name) + " has shape " +
+      throw Error(ErrorCode::kInvalidFile, describe(stored, tensor.name) + " has shape " +
                                                to_text(stored.shape) + ", not " +
                                                to_text(tensor.shape));
     const uint64_t elements = std::accumulate(tensor.shape.begin(), tensor.shape.end(), uint64_t{1},
@@ -300,8 +226,7 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
     tensor.slot->dtype = dtype;
     tensor.slot->shape.assign(tensor.shape.begin(), tensor.shape.end());
     parameters += elements;
-    memory += (elements * static_cast<uint64_t>(dtype_bytes(dtype)) + kAlignment - 1) / kAlignment *
-              kAlignment;
+    memory += elements * static_cast<uint64_t>(dtype_bytes(dtype));
     packed = packed || block_bytes(stored.storage) < 2 * block_elements(stored.storage);
     sources[stored.source.get()] = stored.source->size();
   }
@@ -310,7 +235,7 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
       if (std::none_of(expected.begin(), expected.end(),
                        [&](const Expected& tensor) { return tensor.name == name; }))
         throw Error(ErrorCode::kInvalidFile,
-                    place_of(stored, name) + " does not belong to a Whisper model of this size");
+                    describe(stored, name) + " does not belong to a Whisper model of this size");
   }
   // f32 vectors at most double what is in the file; four bits become sixteen.
   for (const auto& [source, size] : sources) file_bytes += size;
@@ -321,6 +246,12 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
                     std::to_string(file_bytes >> 20));
   model->tokenizer =
       make_tokenizer(std::move(checkpoint.vocabulary), checkpoint.dims.n_vocab, path);
+  if (checkpoint.no_timestamps >= 0 &&
+      checkpoint.no_timestamps != model->tokenizer->special().no_timestamps)
+    throw Error(ErrorCode::kInvalidFile, path + ": \"no_timestamps_token_id\" is " +
+                                             std::to_string(checkpoint.no_timestamps) +
+                                             ", which does not fit a vocabulary of " +
+                                             std::to_string(checkpoint.dims.n_vocab));
   model->alignment_heads = checkpoint.alignment_heads.empty()
                                ? default_alignment_heads(checkpoint.dims)
                                : std::move(checkpoint.alignment_heads);
@@ -329,32 +260,18 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
       throw Error(ErrorCode::kInvalidFile, path + ": alignment head (" + std::to_string(layer) +
                                                ", " + std::to_string(head) +
                                                ") is not in the model");
-  model->description = describe(checkpoint, parameters);
+  model->description = describe_model(checkpoint, parameters);
 
-  const std::shared_ptr<void> pages = allocate_pages(memory);
-  char* at = static_cast<char*>(pages.get());
-  Digest digest;
+  model->encoder_pages = std::make_shared<WeightPages>();
+  model->decoder_pages = std::make_shared<WeightPages>();
   for (const Expected& tensor : expected) {
-    const StoredTensor& stored = checkpoint.tensors.at(tensor.name);
-    const int64_t elements = tensor.slot->elements();
-    const uint64_t bytes =
-        static_cast<uint64_t>(elements) * static_cast<uint64_t>(dtype_bytes(tensor.slot->dtype));
-    load(stored, tensor.slot->dtype, elements, at);
-    const int64_t bad = first_not_finite(tensor.slot->dtype, at, elements);
-    if (bad >= 0)
-      throw Error(ErrorCode::kInvalidFile, place_of(stored, tensor.name) +
-                                               " holds NaN or infinity in element " +
-                                               std::to_string(bad));
-    const int dtype = static_cast<int>(tensor.slot->dtype);
-    digest.add(tensor.name.data(), tensor.name.size());
-    digest.add(&dtype, sizeof dtype);
-    digest.add(tensor.shape.data(), tensor.shape.size() * sizeof(uint64_t));
-    digest.add(at, bytes);
-    tensor.slot->data = at;
-    at += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    const bool encoder = tensor.name.compare(0, 8, "encoder.") == 0;
+    WeightPages& pages = encoder ? *model->encoder_pages : *model->decoder_pages;
+    pages.add(tensor.name, checkpoint.tensors.at(tensor.name), tensor.slot);
   }
-  model->content_key = digest.hex();
-  model->storage.push_back(pages);
+  model->encoder_pages->fill();
+  model->decoder_pages->fill();
+  model->content_key = model->encoder_pages->digest() + model->decoder_pages->digest();
   return model;
 }
 

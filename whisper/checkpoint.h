@@ -28,6 +28,9 @@ struct StoredTensor {
   uint64_t scale_offset = 0;
 };
 
+// "FILE: tensor NAME at byte N", for messages.
+std::string describe(const StoredTensor& tensor, const std::string& name);
+
 struct Checkpoint {
   std::string format;  // for people: "CTranslate2", ...
   ModelDims dims;
@@ -37,10 +40,14 @@ struct Checkpoint {
   std::vector<std::string> vocabulary;
   // Empty where the format has none.
   std::vector<std::pair<int, int>> alignment_heads;
+  // Id of <|notimestamps|> where the format tells it, as a check; else -1.
+  int no_timestamps = -1;
 };
 
 // A reader checks the layout of its format; build_model the rest. All throw Error.
 Checkpoint read_ct2(const std::string& directory);
+Checkpoint read_ggml(const std::string& path);
+Checkpoint read_hugging_face(const std::string& directory);
 
 // Throws Error(kInvalidFile) unless the dimensions are those of a Whisper model: the caps that every later size rests on.
 void check_dims(const std::string& path, const ModelDims& dims);

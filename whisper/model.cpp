@@ -1,7 +1,9 @@
 #include "whisper/model.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +12,7 @@
 
 #include "whisper/checkpoint.h"
 #include "whisper/error.h"
+#include "whisper/weight_pages.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -61,12 +64,75 @@ std::string with_advice(const std::string& message) {
   return message + ". `tools/fetch-model base` fetches a model; model-path names another one";
 }
 
+constexpr char kConversion[] =
+    "Convert it: `ct2-transformers-converter --model DIR --output_dir OUT --quantization float16 "
+    "--copy_files tokenizer.json` for a Hugging Face directory, whisper.cpp's "
+    "models/convert-pt-to-ggml.py for OpenAI's .pt";
+
+// Where the weights are and who reads them.
+struct Found {
+  std::string weights;
+  Checkpoint (*read)(const std::string& path);
+};
+
+bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+Found find_in_directory(const std::string& path) {
+  if (exists(path + "/model.bin")) return {path + "/model.bin", read_ct2};
+  if (exists(path + "/model.safetensors")) return {path + "/model.safetensors", read_hugging_face};
+  const std::string index = path + "/model.safetensors.index.json";
+  if (exists(index)) return {index, read_hugging_face};
+  for (const char* name : {"/pytorch_model.bin", "/pytorch_model.bin.index.json"})
+    if (exists(path + name))
+      throw Error(ErrorCode::kUnsupported,
+                  path + name + " is a Python pickle, which may execute code and is not read. " +
+                      kConversion);
+  throw Error(
+      ErrorCode::kNotFound,
+      with_advice("There is no model in " + path +
+                  ": neither model.bin (CTranslate2) nor model.safetensors " + "(Hugging Face)"));
+}
+
+Found find_in_file(const std::string& path) {
+  const ByteSource source(path);
+  std::string head(std::min<uint64_t>(source.size(), 17), '\0');
+  source.read(0, head.data(), head.size());
+  const auto starts = [&](const std::string& magic, size_t at = 0) {
+    return head.size() >= at + magic.size() && head.compare(at, magic.size(), magic) == 0;
+  };
+  if (starts("lmgg")) return {path, read_ggml};
+  const size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash);
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ErrorCode::kUnsupported, path + " is " + what);
+  };
+  if (starts("WhisperSpec", 6))
+    refuse("the weights of a CTranslate2 directory: name the directory, " + directory);
+  if (starts("{\"", 8)) refuse("a safetensors file: name its directory, " + directory);
+  if (starts("PK\x03\x04") || starts("\x80\x02"))
+    refuse(std::string("a Python pickle, which may execute code and is not read. ") + kConversion);
+  if (starts("GGUF"))
+    refuse("a GGUF file; Whisper's ggml format is another one (whisper.cpp's models/README.md)");
+  throw Error(
+      ErrorCode::kInvalidFile,
+      with_advice(
+          path +
+          " is no Whisper model: neither a ggml file nor a directory in the CTranslate2 or " +
+          "Hugging Face format"));
+}
+
+Found find_weights(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0)
+    throw Error(errno == EACCES ? ErrorCode::kNoResource : ErrorCode::kNotFound,
+                with_advice("There is no model at " + path + ": " + std::strerror(errno)));
+  return S_ISDIR(status.st_mode) ? find_in_directory(path) : find_in_file(path);
+}
+
 FileKey key_of(const std::string& path, const std::string& weights) {
   struct stat status;
   if (stat(weights.c_str(), &status) != 0)
-    throw Error(errno == EACCES ? ErrorCode::kNoResource : ErrorCode::kNotFound,
-                with_advice("There is no model at " + path + " (" + weights + ": " +
-                            std::strerror(errno) + ")"));
+    throw Error(ErrorCode::kNotFound, weights + ": " + std::strerror(errno));
   return {path, status.st_dev, status.st_ino, status.st_size,
           static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec};
 }
@@ -93,12 +159,14 @@ std::vector<float> Tensor::to_f32() const {
   return values;
 }
 
+std::shared_ptr<const void> Model::hold_encoder_weights() const { return encoder_pages->hold(); }
+
 std::shared_ptr<const Model> load_model(const std::string& path) {
-  const FileKey key = key_of(path, path + "/model.bin");
-  const std::shared_ptr<Slot> slot = Cache::instance().slot(key);
+  const Found found = find_weights(path);
+  const std::shared_ptr<Slot> slot = Cache::instance().slot(key_of(path, found.weights));
   const std::lock_guard<std::mutex> lock(slot->mutex);
   if (std::shared_ptr<const Model> model = slot->model.lock()) return model;
-  std::shared_ptr<const Model> model = build_model(read_ct2(path), path);
+  std::shared_ptr<const Model> model = build_model(found.read(path), path);
   slot->model = model;
   return model;
 }

@@ -11,6 +11,7 @@
 namespace whisperxdna2 {
 
 class Tokenizer;
+class WeightPages;  // weight_pages.h
 
 enum class DType : uint8_t { kF32, kF16, kBF16 };
 
@@ -72,8 +73,8 @@ struct Model {
   ModelDims dims;
   std::string source;       // the path it was loaded from
   std::string description;  // one line for people: format, size, language
-  // XXH3-128 in hex over names, shapes and values of all tensors: the same for the same weights in any file format. Names
-  // derived files in the cache. Guards against mistakes, not against a forger: it is no cryptographic hash.
+  // XXH3-128 in hex over names, types, shapes and values of the encoder's tensors, followed by that of the decoder's: the
+  // same for the same weights in any file format. Names derived files in the cache. Guards against mistakes, not against a forger: it is no cryptographic hash.
   std::string content_key;
 
   // Encoder. Convolutions are [out channels][in channels][3].
@@ -94,12 +95,19 @@ struct Model {
   std::shared_ptr<const Tokenizer> tokenizer;
 
   // What the tensors point into: anonymous memory, never a mapping of the file (byte_source.h says why).
-  std::vector<std::shared_ptr<const void>> storage;
+  std::shared_ptr<WeightPages> encoder_pages, decoder_pages;
+
+  // Keeps the encoder's tensors (all that is listed under "Encoder") in memory. Whoever copies them into a form of its own
+  // holds this while reading them. When the last holder lets go, their memory is given back to the system, and any access
+  // is a fault, until the next call reads them again from the file, which stays open: Error(kInvalidFile) where it has
+  // changed. Before the first call they are in memory as well. Thread-safe.
+  std::shared_ptr<const void> hold_encoder_weights() const;
 };
 
-// Loads the model at `path` (a CTranslate2 directory) or returns the one already loaded from the same path, size and
-// modification time, while anyone still holds it. Thread-safe. Throws Error: kNotFound, kInvalidFile, kUnsupported,
-// kNoResource. The message for a missing model says how to get one.
+// Loads the model at `path`: a CTranslate2 directory (model.bin; f32, f16, bf16, int8), a Hugging Face directory
+// (model.safetensors, also in parts; f32, f16, bf16) or a ggml file (f32, f16, q8_0, q5_0, q5_1, q4_0, q4_1). Returns the
+// one already loaded from the same path, file, size and modification time while anyone still holds it. Thread-safe. Throws
+// Error: kNotFound, kInvalidFile, kUnsupported, kNoResource. The message for a missing model says how to get one.
 std::shared_ptr<const Model> load_model(const std::string& path);
 
 // Directory of derived and fetched files: $XDG_CACHE_HOME/whisperxdna2, else ~/.cache/whisperxdna2.

@@ -1,0 +1,852 @@
+// The file formats: the same weights from all of them, and every kind of damage. The models are written by
+// make_models.py at build time; WHISPERXDNA2_TEST_MODELS is where they are.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "whisper/error.h"
+#include "whisper/model.h"
+#include "whisper/tokenizer.h"
+
+#include <check.h>  // last: it defines macros with names such as fail
+
+using namespace whisperxdna2;
+namespace fs = std::filesystem;
+
+namespace {
+
+fs::path models() {
+  const char* path = std::getenv("WHISPERXDNA2_TEST_MODELS");
+  ck_assert_msg(path != nullptr,
+                "WHISPERXDNA2_TEST_MODELS is not set; run the suites with meson test");
+  return path;
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  ck_assert_msg(file.good(), "%s cannot be read", path.c_str());
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_file(const fs::path& path, const std::string& data) {
+  std::ofstream(path, std::ios::binary) << data;
+}
+
+// A copy of a generated model that the test may damage.
+class Copy {
+ public:
+  explicit Copy(const std::string& name) {
+    char pattern[] = "/tmp/whisperxdna2-test-XXXXXX";
+    root_ = mkdtemp(pattern);
+    fs::copy(models() / name, root_ / "m", fs::copy_options::recursive);
+  }
+  ~Copy() { fs::remove_all(root_); }
+
+  fs::path path() const { return root_ / "m"; }
+  // The file that holds the weights.
+  fs::path weights() const {
+    for (const char* name : {"model.bin", "model.safetensors"})
+      if (fs::exists(path() / name)) return path() / name;
+    return path();
+  }
+
+  void edit(const std::function<void(std::string&)>& change) const {
+    std::string data = read_file(weights());
+    change(data);
+    write_file(weights(), data);
+  }
+
+ private:
+  fs::path root_;
+};
+
+size_t find(const std::string& data, const std::string& text, size_t from = 0) {
+  const size_t at = data.find(text, from);
+  ck_assert_msg(at != std::string::npos, "the test's file has no %s", text.c_str());
+  return at;
+}
+
+void put32(std::string& data, size_t at, uint32_t value) {
+  std::memcpy(&data[at], &value, sizeof value);
+}
+
+// Where the fields behind the name of a CTranslate2 tensor are: rank u8, dimensions u32, type u8, bytes u32, data.
+size_t after_ct2_name(const std::string& data, const std::string& name) {
+  return find(data, name + '\0') + name.size() + 1;
+}
+
+void expect_refused(const fs::path& path, ErrorCode code, const std::string& part) {
+  try {
+    load_model(path);
+    ck_abort_msg("loaded; expected: %s", part.c_str());
+  } catch (const Error& error) {
+    ck_assert_msg(std::string(error.what()).find(part) != std::string::npos, "%s; expected: %s",
+                  error.what(), part.c_str());
+    ck_assert_msg(error.code() == code, "code %d: %s", static_cast<int>(error.code()),
+                  error.what());
+  }
+}
+
+// Loading a copy of `model` with `change` made to its weights fails with a message that contains `part`.
+void expect_damage(const std::string& model, const std::string& part,
+                   const std::function<void(std::string&)>& change,
+                   ErrorCode code = ErrorCode::kInvalidFile) {
+  const Copy copy(model);
+  copy.edit(change);
+  expect_refused(copy.path(), code, part);
+}
+
+const Tensor& watched(const Model& model) { return model.encoder_layers[0].fc1.weight; }
+
+// `model`'s watched matrix against the values that the writer worked out.
+void expect_values(const std::string& model, const std::string& type, DType dtype) {
+  const std::string raw = read_file(models() / ("expected-" + type + ".f32"));
+  std::vector<float> expected(raw.size() / sizeof(float));
+  std::memcpy(expected.data(), raw.data(), raw.size());
+  const auto loaded = load_model(models() / model);
+  ck_assert(watched(*loaded).dtype == dtype);
+  const std::vector<float> values = watched(*loaded).to_f32();
+  ck_assert_uint_eq(values.size(), expected.size());
+  for (size_t i = 0; i < values.size(); ++i)
+    ck_assert_msg(values[i] == expected[i], "%s element %zu: %g, not %g", model.c_str(), i,
+                  values[i], expected[i]);
+}
+
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+}  // namespace
+
+START_TEST(the_same_weights_are_the_same_bytes_from_every_format) {
+  const auto first = load_model(models() / "ct2-f16");
+  for (const char* name : {"ggml-f16.bin", "hf-f16", "hf-sharded"}) {
+    const auto other = load_model(models() / name);
+    ck_assert_msg(first->content_key == other->content_key, "%s", name);
+    ck_assert(
+        std::memcmp(first->token_embedding.data, other->token_embedding.data, 2 * 51865 * 64) == 0);
+    ck_assert(std::memcmp(first->encoder_positions.data, other->encoder_positions.data,
+                          4 * 1500 * 64) == 0);
+    ck_assert(std::memcmp(watched(*first).data, watched(*other).data, 2 * 256 * 64) == 0);
+    for (int id = 0; id < 50257; ++id)
+      ck_assert(first->tokenizer->bytes(id) == other->tokenizer->bytes(id));
+    ck_assert(first->alignment_heads == other->alignment_heads);
+  }
+  ck_assert(first->content_key == load_model(models() / "ct2-f16")->content_key);
+  ck_assert(first->content_key != load_model(models() / "ct2-f32")->content_key);
+  ck_assert(load_model(models() / "ct2-f32")->content_key ==
+            load_model(models() / "hf-f32")->content_key);
+  ck_assert(load_model(models() / "ct2-f32")->content_key ==
+            load_model(models() / "ggml-f32.bin")->content_key);
+}
+END_TEST
+
+START_TEST(every_type_has_the_values_its_format_means) {
+  for (const char* model : {"ct2-f32", "hf-f32", "ggml-f32.bin"})
+    expect_values(model, "f16", DType::kF32);
+  for (const char* model : {"ct2-f16", "hf-f16", "ggml-f16.bin"})
+    expect_values(model, "f16", DType::kF16);
+  expect_values("hf-bf16", "bf16", DType::kBF16);
+  expect_values("ct2-int8", "int8", DType::kF16);
+  for (const char* type : {"q8_0", "q5_0", "q5_1", "q4_0", "q4_1"})
+    expect_values(std::string("ggml-") + type + ".bin", type, DType::kF16);
+}
+END_TEST
+
+START_TEST(tensors_stored_once_under_two_names_are_both_there) {
+  const auto model = load_model(models() / "ct2-aliased");
+  const DecoderLayer& layer = model->decoder_layers[0];
+  ck_assert(layer.mlp_norm.gain.to_f32() == layer.cross_norm.gain.to_f32());
+  ck_assert(layer.mlp_norm.gain.to_f32() != layer.self_norm.gain.to_f32());
+}
+END_TEST
+
+START_TEST(the_description_says_what_was_found) {
+  const char* expected[][2] = {{"ct2-int8", "CTranslate2 int8"},
+                               {"ggml-q5_0.bin", "ggml q5_0"},
+                               {"hf-bf16", "Hugging Face bf16"}};
+  for (const auto& [model, start] : expected) {
+    const std::string description = load_model(models() / model)->description;
+    ck_assert_msg(description.rfind(start, 0) == 0, "%s", description.c_str());
+    ck_assert_msg(description.find("1+1 layers of width 64, multilingual") != std::string::npos,
+                  "%s", description.c_str());
+  }
+}
+END_TEST
+
+START_TEST(released_encoder_weights_leave_memory_and_come_back) {
+  const auto model = load_model(default_model_path());
+  const std::vector<float> before = watched(*model).to_f32();
+  const int64_t full = resident_bytes();
+  model->hold_encoder_weights().reset();
+  ck_assert_int_lt(resident_bytes(), full - (30 << 20));  // base's encoder has 41 MB
+  const auto held = model->hold_encoder_weights();
+  const auto again = model->hold_encoder_weights();
+  ck_assert(watched(*model).to_f32() == before);
+}
+END_TEST
+
+START_TEST(a_holder_keeps_the_encoder_weights_while_others_let_go) {
+  const Copy copy("ct2-f16");
+  const auto model = load_model(copy.path());
+  const auto held = model->hold_encoder_weights();
+  model->hold_encoder_weights().reset();
+  ck_assert_uint_eq(watched(*model).to_f32().size(), 256 * 64);  // a fault if they were gone
+}
+END_TEST
+
+START_TEST(weights_are_read_again_from_a_file_that_was_removed) {
+  const Copy copy("ggml-f16.bin");
+  const auto model = load_model(copy.path());
+  const std::vector<float> before = watched(*model).to_f32();
+  model->hold_encoder_weights().reset();
+  fs::remove(copy.weights());
+  const auto held = model->hold_encoder_weights();
+  ck_assert(watched(*model).to_f32() == before);
+}
+END_TEST
+
+START_TEST(a_file_that_changed_in_place_is_not_read_again) {
+  const Copy copy("ct2-f16");
+  const auto model = load_model(copy.path());
+  model->hold_encoder_weights().reset();
+  {
+    std::fstream file(copy.weights(), std::ios::in | std::ios::out | std::ios::binary);
+    const std::string data = read_file(copy.weights());
+    file.seekp(static_cast<long>(after_ct2_name(data, "encoder/conv1/bias") + 10));
+    file.put('\x11');
+  }
+  try {
+    model->hold_encoder_weights();
+    ck_abort_msg("read");
+  } catch (const Error& error) {
+    ck_assert_msg(std::strstr(error.what(), "has changed since it was loaded"), "%s", error.what());
+  }
+}
+END_TEST
+
+START_TEST(a_file_truncated_after_loading_does_no_harm) {
+  for (const char* name : {"ct2-f16", "ggml-f16.bin", "hf-f16"}) {
+    const Copy copy(name);
+    const auto model = load_model(copy.path());
+    const std::vector<float> before = watched(*model).to_f32();
+    ck_assert_int_eq(truncate(copy.weights().c_str(), 100), 0);
+    ck_assert(watched(*model).to_f32() == before);
+    model->hold_encoder_weights().reset();
+    try {
+      model->hold_encoder_weights();
+      ck_abort_msg("read");
+    } catch (const Error& error) {
+      ck_assert(error.code() == ErrorCode::kInvalidFile);
+    }
+  }
+}
+END_TEST
+
+START_TEST(a_model_that_was_replaced_is_loaded_anew) {
+  const Copy copy("ggml-f16.bin");
+  const auto first = load_model(copy.path());
+  fs::remove(copy.path());
+  fs::copy(models() / "ggml-f32.bin", copy.path());
+  ck_assert(load_model(copy.path())->content_key != first->content_key);
+}
+END_TEST
+
+// Truncation: every byte around every tensor's header, and samples in between.
+static void truncate_everywhere(const std::string& model, const char* name_start, size_t reach,
+                                size_t stride) {
+  const Copy copy(model);
+  const std::string data = read_file(copy.weights());
+  std::vector<bool> cut(data.size());
+  for (size_t at = 0; at < data.size(); at += stride) cut[at] = true;
+  const auto around = [&](size_t at) {
+    for (size_t i = at - std::min(at, reach); i < std::min(at + reach, data.size()); ++i)
+      cut[i] = true;
+  };
+  around(0);
+  around(data.size());
+  for (const char* side : {"encoder", "decoder"})
+    for (size_t at = data.find(std::string(side) + name_start); at != std::string::npos;
+         at = data.find(std::string(side) + name_start, at + 1))
+      around(at);
+  int cuts = 0;
+  for (size_t size = data.size(); size-- > 0;) {
+    if (!cut[size]) continue;
+    ++cuts;
+    ck_assert_int_eq(truncate(copy.weights().c_str(), static_cast<off_t>(size)), 0);
+    try {
+      load_model(copy.path());
+      ck_abort_msg("loaded with %zu of %zu bytes", size, data.size());
+    } catch (const Error& error) {
+      ck_assert_msg(error.code() == ErrorCode::kInvalidFile, "%zu bytes: %s", size, error.what());
+    }
+  }
+  ck_assert_int_gt(cuts, 1000);
+}
+
+START_TEST(ct2_truncated_anywhere_is_refused) { truncate_everywhere("ct2-f16", "/", 100, 4093); }
+END_TEST
+START_TEST(ggml_truncated_anywhere_is_refused) {
+  truncate_everywhere("ggml-q5_1.bin", ".", 24, 65521);
+}
+END_TEST
+START_TEST(safetensors_truncated_anywhere_is_refused) {
+  truncate_everywhere("hf-f16", ".", 20, 4093);
+}
+END_TEST
+
+START_TEST(ct2_damage_is_named) {
+  const std::string fc1 = "encoder/layer_0/ffn/linear_0/weight";
+  const struct {
+    const char* part;
+    std::function<void(std::string&)> change;
+  } cases[] = {
+      {"this is no CTranslate2 model", [](std::string& d) { put32(d, 0, 0xffffffff); }},
+      {"claims 100000 tensors", [](std::string& d) { put32(d, 22, 100000); }},
+      {"(at byte ", [](std::string& d) { put32(d, 22, 4000); }},
+      {"is not terminated", [](std::string& d) { d[26] = 0, d[27] = 0; }},
+      {"claims 65535 bytes", [](std::string& d) { d[26] = d[27] = '\xff'; }},
+      {"claims 255 dimensions", [&](std::string& d) { d[after_ct2_name(d, fc1)] = '\xff'; }},
+      {"claims more elements than the file has bytes, or none",
+       [&](std::string& d) { put32(d, after_ct2_name(d, fc1) + 1, 0); }},
+      {"claims more elements",
+       [&](std::string& d) { put32(d, after_ct2_name(d, fc1) + 1, 0xffffffff); }},
+      {"has the unknown type 9", [&](std::string& d) { d[after_ct2_name(d, fc1) + 9] = 9; }},
+      {"claims 32767 bytes, which its shape contradicts",
+       [&](std::string& d) { put32(d, after_ct2_name(d, fc1) + 10, 32767); }},
+      {"tensor encoder/conv1/bias is there twice",
+       [](std::string& d) { d[find(d, "encoder/conv2/bias") + 12] = '1'; }},
+      {"tensor encoder/conv1/bias is missing",
+       [](std::string& d) { d[find(d, "encoder/conv1/bias") + 12] = '9'; }},
+      {"tensor encoder/extra_9/ffn/linear_0/weight does not belong",
+       [](std::string& d) {
+         // One more tensor at the end of the list, before the aliases.
+         const std::string name = "encoder/extra_9/ffn/linear_0/weight";
+         std::string extra(1, static_cast<char>(name.size() + 1));
+         extra += '\0' + name + std::string("\0\1\1\0\0\0\1\1\0\0\0x", 12);
+         const size_t aliases =
+             d.rfind(std::string("\x01\x00\x00\x00\x1a\x00"
+                                 "decoder/projection/weight",
+                                 31));
+         ck_assert_uint_ne(aliases, std::string::npos);
+         d.insert(aliases, extra);
+         uint32_t count;
+         std::memcpy(&count, &d[22], 4);
+         put32(d, 22, count + 1);
+       }},
+      {"stands for a tensor that is not there",
+       [](std::string& d) { d[d.rfind("decoder/embeddings/weight")] = 'x'; }},
+      {"bytes follow the last alias", [](std::string& d) { d += "x"; }},
+      {"holds NaN or infinity in element 3",
+       [&](std::string& d) { d.replace(after_ct2_name(d, fc1) + 14 + 6, 2, "\x00\x7c", 2); }},
+      {"holds NaN or infinity in element 16383",
+       [&](std::string& d) {
+         d.replace(after_ct2_name(d, fc1) + 14 + 2 * 16383, 2, "\x01\xfe", 2);
+       }},
+      {"gives the key projection a bias",
+       [](std::string& d) {
+         d[after_ct2_name(d, "decoder/layer_0/self_attention/linear_0/bias") + 10 + 2 * 64 + 1] =
+             0x3c;
+       }},
+      {"belong to different models",
+       [](std::string& d) { d[after_ct2_name(d, "decoder/num_heads") + 6] = 2; }},
+      {"2 attention heads are not a Whisper model's",
+       [](std::string& d) {
+         d[after_ct2_name(d, "decoder/num_heads") + 6] = 2;
+         d[after_ct2_name(d, "encoder/num_heads") + 6] = 2;
+       }},
+  };
+  for (const auto& damage : cases) expect_damage("ct2-f16", damage.part, damage.change);
+}
+END_TEST
+
+START_TEST(ct2_of_another_kind_is_unsupported) {
+  const auto unsupported = [](const char* part, const std::function<void(std::string&)>& change) {
+    expect_damage("ct2-f16", part, change, ErrorCode::kUnsupported);
+  };
+  unsupported("not of Whisper", [](std::string& d) { d[6] = 'w'; });
+  unsupported("format 7 revision 3", [](std::string& d) { put32(d, 0, 7); });
+  unsupported("format 6 revision 2", [](std::string& d) { put32(d, 18, 2); });
+  unsupported("decoder/activation is 0",
+              [](std::string& d) { d[after_ct2_name(d, "decoder/activation") + 6] = 0; });
+  unsupported("16 or 32-bit integers", [](std::string& d) {
+    d[after_ct2_name(d, "encoder/layer_0/ffn/linear_0/weight") + 9] = 2;
+  });
+}
+END_TEST
+
+START_TEST(ct2_int8_needs_a_scale_for_every_row) {
+  const std::string name = "encoder/layer_0/ffn/linear_0/weight_scale";
+  expect_damage("ct2-int8", "weight_scale is missing",
+                [&](std::string& d) { d[find(d, name + '\0') + name.size() - 1] = 'x'; });
+  expect_damage("ct2-int8", "holds NaN or infinity", [&](std::string& d) {
+    put32(d, after_ct2_name(d, name) + 10, 0);
+  });  // division by zero
+}
+END_TEST
+
+START_TEST(ggml_damage_is_named) {
+  const std::string fc1 = "encoder.blocks.0.mlp.0.weight";
+  // Before the name: rank, name length, type, two sizes.
+  const auto header = [&](const std::string& d, size_t field) {
+    return find(d, fc1) - 20 + 4 * field;
+  };
+  const size_t tokens = 4 + 44 + 8 + 80 * 201 * 4;
+  const struct {
+    const char* part;
+    std::function<void(std::string&)> change;
+  } cases[] = {
+      {"51863 tokens are not a Whisper model's", [](std::string& d) { put32(d, 4, 51863); }},
+      {"-1 tokens are not", [](std::string& d) { put32(d, 4, 0xffffffff); }},
+      {"1501 audio positions are not", [](std::string& d) { put32(d, 8, 1501); }},
+      {"63 channels are not", [](std::string& d) { put32(d, 12, 63); }},
+      {"2 attention heads are not", [](std::string& d) { put32(d, 16, 2); }},
+      {"65 encoder layers are not", [](std::string& d) { put32(d, 20, 65); }},
+      {"0 text positions are not", [](std::string& d) { put32(d, 24, 0); }},
+      {"encoder (width 64) and decoder (width 128) belong to different models",
+       [](std::string& d) { put32(d, 28, 128); }},
+      {"0 decoder layers are not", [](std::string& d) { put32(d, 36, 0); }},
+      {"79 mel bands are not", [](std::string& d) { put32(d, 40, 79); }},
+      {"the mel filters have shape [80 2147483647]",
+       [](std::string& d) { put32(d, 52, 0x7fffffff); }},
+      {"claims 2147483647 tokens", [&](std::string& d) { put32(d, tokens, 0x7fffffff); }},
+      {"claims -1 tokens", [&](std::string& d) { put32(d, tokens, 0xffffffff); }},
+      {"the token claims 4294967295 bytes",
+       [&](std::string& d) { put32(d, tokens + 4, 0xffffffff); }},
+      {"a tensor claims 2147483647 dimensions",
+       [&](std::string& d) { put32(d, header(d, 0), 0x7fffffff); }},
+      {"a tensor claims 0 dimensions", [&](std::string& d) { put32(d, header(d, 0), 0); }},
+      {"a tensor claims -1 dimensions",
+       [&](std::string& d) { put32(d, header(d, 0), 0xffffffff); }},
+      {"the name of a tensor claims 1000000 bytes",
+       [&](std::string& d) { put32(d, header(d, 1), 1000000); }},
+      {"a tensor has no name", [&](std::string& d) { put32(d, header(d, 1), 0x80000000); }},
+      {"a tensor claims more elements than the file can hold",
+       [&](std::string& d) { put32(d, header(d, 3), 0x7fffffff); }},
+      {"a tensor claims more elements than the file can hold",
+       [&](std::string& d) { put32(d, header(d, 4), 0); }},
+      {"tensor "
+       "encoder.conv1.bias is there twice",
+       [](std::string& d) { d[find(d, "encoder.conv2.bias") + 12] = '1'; }},
+      {"tensor encoder.conv2.bias is missing",
+       [](std::string& d) { d.replace(find(d, "encoder.conv2.bias"), 18, "encoder.convX.bias"); }},
+      {"has shape [64 256], not [256 64]",
+       [&](std::string& d) { put32(d, header(d, 3), 256), put32(d, header(d, 4), 64); }},
+      {"holds NaN or infinity in element 0",
+       [&](std::string& d) { d.replace(find(d, fc1) + fc1.size(), 2, "\xff\xff"); }},
+  };
+  for (const auto& damage : cases) expect_damage("ggml-f16.bin", damage.part, damage.change);
+  expect_damage(
+      "ggml-f16.bin", "has ggml type 12", [&](std::string& d) { put32(d, header(d, 2), 12); },
+      ErrorCode::kUnsupported);
+  expect_damage("ggml-q4_0.bin", "are not made of whole blocks",
+                [&](std::string& d) { put32(d, header(d, 3), 63); });
+}
+END_TEST
+
+START_TEST(safetensors_damage_is_named) {
+  const std::string entry =
+      "\"model.encoder.conv1.bias\":{\"dtype\":\"F16\",\"shape\":[64],\"data_offsets\":[";
+  // Replaces text in the header by text of the same length.
+  const auto replace = [](const std::string& from, const std::string& to) {
+    ck_assert_uint_eq(from.size(), to.size());
+    return [from, to](std::string& d) { d.replace(find(d, from), from.size(), to); };
+  };
+  const auto offsets = [&](std::string& d) { return find(d, entry) + entry.size(); };
+  const struct {
+    const char* part;
+    std::function<void(std::string&)> change;
+  } cases[] = {
+      {"the header claims 18446744073709551615 bytes",
+       [](std::string& d) { d.replace(0, 8, 8, '\xff'); }},
+      {"the header claims 4194305 bytes",
+       [](std::string& d) { d.replace(0, 8, std::string("\x01\x00\x40\0\0\0\0\0", 8)); }},
+      {"not valid JSON", [](std::string& d) { d[8] = 'x'; }},
+      {"has no valid shape", replace("bias\":{\"dtype\":\"F16\",\"shape\":[64]",
+                                     "bias\":{\"dtype\":\"F16\",\"shape\":[ 0]")},
+      {"has no valid shape", replace("bias\":{\"dtype\":\"F16\",\"shape\":[64]",
+                                     "bias\":{\"dtype\":\"F16\",\"shape\":[-4]")},
+      {"has no valid data_offsets", replace("bias\":{\"dtype\":\"F16\",\"shape\":[64]",
+                                            "bias\":{\"dtype\":\"F16\",\"shape\":[63]")},
+      {"has no valid data_offsets", [&](std::string& d) { d[offsets(d)] = '9'; }},
+      {"has no valid dtype", replace("\"dtype\":\"F16\"", "\"Dtype\":\"F16\"")},
+      {"does not belong to a Whisper model",
+       replace("\"model.encoder.conv1.bias", "\"xodel.encoder.conv1.bias")},
+      {"leave a gap at byte",
+       replace("\"model.encoder.conv1.bias\"", "\"__metadata__\"            ")},
+      {"overlap at byte",
+       [&](std::string& d) {  // both offsets two bytes lower
+         size_t length;
+         const int begin = std::stoi(d.substr(offsets(d)), &length);
+         const std::string before = std::to_string(begin) + "," + std::to_string(begin + 128) + "]";
+         const std::string after =
+             std::to_string(begin - 2) + "," + std::to_string(begin + 126) + "]";
+         ck_assert_uint_eq(before.size(), after.size());
+         d.replace(find(d, entry + before) + entry.size(), after.size(), after);
+       }},
+      {"the tensors end at byte", [](std::string& d) { d += "x"; }},
+      {"nested too deeply", [](std::string& d) { d.replace(8, 100, std::string(100, '[')); }},
+  };
+  for (const auto& damage : cases) expect_damage("hf-f16", damage.part, damage.change);
+  expect_damage("hf-f16", "is of type \"F64\"", replace("\"dtype\":\"F16\"", "\"dtype\":\"F64\""),
+                ErrorCode::kUnsupported);
+}
+END_TEST
+
+START_TEST(shards_must_be_files_beside_their_index) {
+  const auto refuse = [](const std::string& from, const std::string& to, const char* part) {
+    const Copy copy("hf-sharded");
+    const fs::path index = copy.path() / "model.safetensors.index.json";
+    std::string text = read_file(index);
+    text.replace(find(text, from), from.size(), to);
+    write_file(index, text);
+    expect_refused(copy.path(), ErrorCode::kInvalidFile, part);
+  };
+  const std::string first = "\"model-00001-of-00002.safetensors\"";
+  refuse(first, "\"../model-00001-of-00002.safetensors\"",
+         "is no name of a file in the same directory");
+  refuse(first, "\"/etc/passwd\"", "is no name of a file in the same directory");
+  refuse(first, "\"\"", "is no name of a file in the same directory");
+  refuse(first, "7", "has no file");
+  refuse(first, "\"model-00002-of-00002.safetensors\"", "is missing");
+  refuse("weight_map", "weight_mop", "no \"weight_map\"");
+}
+END_TEST
+
+START_TEST(a_missing_shard_is_named) {
+  const Copy copy("hf-sharded");
+  fs::remove(copy.path() / "model-00002-of-00002.safetensors");
+  expect_refused(copy.path(), ErrorCode::kNotFound,
+                 "model-00002-of-00002.safetensors cannot be opened");
+}
+END_TEST
+
+START_TEST(a_projection_must_be_the_embedding) {
+  // The header grows by one tensor, its data is put at the end.
+  const auto add = [](std::string& d, bool same) {
+    uint64_t length;
+    std::memcpy(&length, d.data(), 8);
+    const uint64_t end = d.size() - 8 - length;
+    const uint64_t bytes = 2 * 51865 * 64;
+    const std::string entry =
+        ",\"proj_out.weight\":{\"dtype\":\"F16\",\"shape\":[51865,64],\"data_offsets\":[" +
+        std::to_string(end) + "," + std::to_string(end + bytes) + "]}";
+    const std::string key =
+        "\"model.decoder.embed_tokens.weight\":{\"dtype\":\"F16\",\"shape\":[51865,64],\"data_"
+        "offsets\":[";
+    const size_t begin = 8 + length + std::stoul(d.substr(find(d, key) + key.size()));
+    std::string data = d.substr(begin, bytes);
+    if (!same) data[777777] ^= 1;
+    d.insert(d.rfind('}', 8 + length), entry);
+    length += entry.size();
+    std::memcpy(&d[0], &length, 8);
+    d += data;
+  };
+  expect_damage(
+      "hf-f16", "that is not its embedding", [&](std::string& d) { add(d, false); },
+      ErrorCode::kUnsupported);
+  const Copy copy("hf-f16");
+  copy.edit([&](std::string& d) { add(d, true); });
+  ck_assert(load_model(copy.path())->content_key == load_model(models() / "hf-f16")->content_key);
+}
+END_TEST
+
+START_TEST(configurations_of_other_networks_are_refused) {
+  const auto refuse = [](const std::string& from, const std::string& to, ErrorCode code,
+                         const char* part) {
+    const Copy copy("hf-f16");
+    std::string text = read_file(copy.path() / "config.json");
+    text.replace(find(text, from), from.size(), to);
+    write_file(copy.path() / "config.json", text);
+    expect_refused(copy.path(), code, part);
+  };
+  refuse("\"whisper\"", "\"wav2vec2\"", ErrorCode::kUnsupported,
+         "\"model_type\" is not \"whisper\"");
+  refuse("\"gelu\"", "\"relu\"", ErrorCode::kUnsupported, "activation_function");
+  refuse("false", "true", ErrorCode::kUnsupported, "scale_embedding");
+  refuse("\"decoder_attention_heads\": 1", "\"decoder_attention_heads\": 2",
+         ErrorCode::kInvalidFile, "different numbers");
+  refuse("\"d_model\": 64", "\"d_model\": -64", ErrorCode::kInvalidFile, "\"d_model\" is -64");
+  refuse("\"d_model\": 64", "\"d_model\": 18446744073709551615", ErrorCode::kInvalidFile,
+         "\"d_model\" is 18446744073709551615");
+  refuse("\"d_model\": 64", "\"d_model\": 64.0", ErrorCode::kInvalidFile,
+         "\"d_model\" is missing or no integer");
+  refuse("\"d_model\": 64", "\"d_model\": 128", ErrorCode::kInvalidFile, "attention heads");
+  refuse("\"encoder_layers\": 1", "\"encoder_layers\": 2", ErrorCode::kInvalidFile,
+         "encoder.blocks.1.attn_ln.weight is missing");
+  refuse("\"vocab_size\": 51865", "\"vocab_size\": 51866", ErrorCode::kInvalidFile, "");
+  refuse("{", "[", ErrorCode::kInvalidFile, "not valid JSON");
+}
+END_TEST
+
+START_TEST(alignment_heads_must_be_in_the_model) {
+  const auto refuse = [](const std::string& heads, const char* part) {
+    const Copy copy("ct2-f16");
+    write_file(copy.path() / "config.json", "{\"alignment_heads\": " + heads + "}");
+    expect_refused(copy.path(), ErrorCode::kInvalidFile, part);
+  };
+  refuse("[[1, 0]]", "alignment head (1, 0) is not in the model");
+  refuse("[[0, 1]]", "alignment head (0, 1) is not in the model");
+  refuse("[[0, -1]]", "no list of pairs");
+  refuse("[[0]]", "no list of pairs");
+  refuse("[[99999999999, 0]]", "no list of pairs");
+  refuse("7", "no list");
+}
+END_TEST
+
+START_TEST(a_vocabulary_that_does_not_fit_the_weights_is_refused) {
+  const auto refuse = [](const char* model, const char* file,
+                         const std::function<void(std::string&)>& change, const char* part) {
+    const Copy copy(model);
+    std::string text = read_file(copy.path() / file);
+    change(text);
+    write_file(copy.path() / file, text);
+    expect_refused(copy.path(), ErrorCode::kInvalidFile, part);
+  };
+  const auto drop_line = [](std::string& text) { text.erase(0, text.find('\n') + 1); };
+  refuse("ct2-f16", "vocabulary.txt", drop_line, "");
+  refuse(
+      "ct2-f16", "vocabulary.txt", [](std::string& text) { text += "more\nand more\n"; },
+      "more than 51865 tokens");
+  refuse(
+      "ct2-f16", "vocabulary.txt", [](std::string& text) { text = "a\nb\n"; }, "2 text tokens");
+  refuse(
+      "ct2-f16", "vocabulary.txt", [](std::string& text) { text.insert(0, 2000, 'a'); },
+      "longer than 1024 bytes");
+  refuse(
+      "ct2-f16", "vocabulary.txt", [](std::string& text) { text.insert(0, "\xe2\x82\xac"); },
+      "byte alphabet");
+  refuse(
+      "ct2-f16", "vocabulary.txt",
+      [](std::string& text) { text.replace(find(text, "<|de|>"), 6, "<|xx|>"); },
+      "token 50261 is \"<|xx|>\", not \"<|de|>\"");
+  refuse(
+      "hf-f16", "tokenizer.json",
+      [](std::string& text) {
+        text.replace(find(text, "<|notimestamps|>"), 16, "<|nospeechnone|>");
+      },
+      "token 50363 is");
+  refuse(
+      "hf-f16", "tokenizer.json",
+      [](std::string& text) { text.replace(find(text, ": 300,"), 6, ": 301,"); },
+      "two tokens have id 301");
+  refuse(
+      "hf-f16", "tokenizer.json",
+      [](std::string& text) { text.replace(find(text, ": 300,"), 6, ": -30,"); },
+      "the id of a token");
+  refuse(
+      "hf-sharded", "vocab.json",
+      [](std::string& text) { text.replace(find(text, ": 300,"), 6, ": 51864,"); },
+      "no token has id 300");
+  refuse(
+      "hf-f16", "generation_config.json",
+      [](std::string& text) { text.replace(find(text, "50363"), 5, "50364"); },
+      "\"no_timestamps_token_id\" is 50364");
+}
+END_TEST
+
+START_TEST(a_missing_part_of_a_directory_is_named) {
+  const std::pair<const char*, std::pair<const char*, const char*>> parts[] = {
+      {"ct2-f16", {"vocabulary.txt", "has no vocabulary"}},
+      {"ct2-f16", {"config.json", "config.json cannot be opened"}},
+      {"ct2-f16", {"model.bin", "There is no model in"}},
+      {"hf-f16", {"tokenizer.json", "has no vocabulary"}},
+      {"hf-f16", {"config.json", "config.json cannot be opened"}},
+  };
+  for (const auto& [model, part] : parts) {
+    const Copy copy(model);
+    fs::remove(copy.path() / part.first);
+    expect_refused(copy.path(), ErrorCode::kNotFound, part.second);
+  }
+}
+END_TEST
+
+START_TEST(json_bombs_are_refused) {
+  const auto refuse = [](const std::string& text, const char* part) {
+    const Copy copy("ct2-f16");
+    fs::remove(copy.path() / "vocabulary.txt");
+    write_file(copy.path() / "tokenizer.json", text);
+    expect_refused(copy.path(), ErrorCode::kInvalidFile, part);
+  };
+  refuse(std::string(1 << 20, '['), "nested too deeply");
+  std::string many = "[";
+  for (int i = 0; i < 500000; ++i) many += "0,";
+  refuse(many + "0]", "too many values");
+  refuse(std::string((16 << 20) + 1, ' '), "at most 16777216 are expected");
+}
+END_TEST
+
+// One layer under the names of 64: a small file that would take a gigabyte.
+START_TEST(tensors_that_share_their_data_take_bounded_memory) {
+  char pattern[] = "/tmp/whisperxdna2-test-XXXXXX";
+  const fs::path root = mkdtemp(pattern);
+  std::ofstream file(root / "model.bin", std::ios::binary);
+  std::string aliases;
+  uint32_t count = 0, alias_count = 0;
+  const auto number = [](auto value) {
+    return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  const auto text = [&](const std::string& value) {
+    return number(static_cast<uint16_t>(value.size() + 1)) + value + '\0';
+  };
+  const auto entry = [&](const std::string& name, const std::vector<uint32_t>& shape) {
+    uint32_t bytes = 2;
+    file << text(name) << static_cast<char>(shape.size());
+    for (const uint32_t size : shape) file << number(size), bytes *= size;
+    file << static_cast<char>(shape.empty() ? 2 : 4) << number(bytes);
+    if (shape.empty()) {
+      file << number(static_cast<int16_t>(8));
+    } else {
+      file.seekp(bytes, std::ios::cur);  // a hole: zeros
+    }
+    ++count;
+  };
+  const auto alias = [&](const std::string& name, const std::string& target) {
+    aliases += text(name) + text(target);
+    ++alias_count;
+  };
+  file << number(uint32_t{6}) << text("WhisperSpec") << number(uint32_t{3}) << number(uint32_t{0});
+  const uint32_t d = 512;
+  entry("encoder/num_heads", {});
+  entry("decoder/num_heads", {});
+  entry("encoder/conv1/weight", {d, 80, 3});
+  entry("encoder/conv2/weight", {d, d, 3});
+  entry("encoder/position_encodings/encodings", {1500, d});
+  entry("decoder/position_encodings/encodings", {448, d});
+  entry("decoder/embeddings/weight", {51865, d});
+  entry("encoder/conv1/bias", {d});
+  entry("encoder/conv2/bias", {d});
+  for (const std::string side : {"encoder", "decoder"}) {
+    entry(side + "/layer_norm/gamma", {d});
+    entry(side + "/layer_norm/beta", {d});
+    std::vector<std::pair<std::string, std::vector<uint32_t>>> parts = {
+        {"self_attention/linear_0/weight", {3 * d, d}},
+        {"self_attention/linear_0/bias", {3 * d}},
+        {"self_attention/linear_1/weight", {d, d}},
+        {"self_attention/linear_1/bias", {d}},
+        {"self_attention/layer_norm/gamma", {d}},
+        {"self_attention/layer_norm/beta", {d}},
+        {"ffn/linear_0/weight", {4 * d, d}},
+        {"ffn/linear_0/bias", {4 * d}},
+        {"ffn/linear_1/weight", {d, 4 * d}},
+        {"ffn/linear_1/bias", {d}},
+        {"ffn/layer_norm/gamma", {d}},
+        {"ffn/layer_norm/beta", {d}}};
+    if (side == "decoder") {
+      parts.insert(parts.end(), {{"attention/linear_0/weight", {d, d}},
+                                 {"attention/linear_0/bias", {d}},
+                                 {"attention/linear_1/weight", {2 * d, d}},
+                                 {"attention/linear_1/bias", {2 * d}},
+                                 {"attention/linear_2/weight", {d, d}},
+                                 {"attention/linear_2/bias", {d}},
+                                 {"attention/layer_norm/gamma", {d}},
+                                 {"attention/layer_norm/beta", {d}}});
+    }
+    for (const auto& [part, shape] : parts) {
+      entry(side + "/layer_0/" + part, shape);
+      for (int i = 1; i < 64; ++i)
+        alias(side + "/layer_" + std::to_string(i) + "/" + part, side + "/layer_0/" + part);
+    }
+  }
+  file << number(alias_count) << aliases;
+  file.seekp(22);
+  file << number(count);
+  file.close();
+  for (const char* name : {"config.json", "vocabulary.txt"})
+    fs::copy(models() / "ct2-f16" / name, root / name);
+  expect_refused(root, ErrorCode::kInvalidFile,
+                 "its tensors share their data, so that they would take 9");
+  fs::remove_all(root);
+}
+END_TEST
+
+START_TEST(files_of_other_kinds_are_told_apart) {
+  const Copy copy("ggml-f16.bin");
+  const auto refuse = [&](const std::string& data, ErrorCode code, const char* part) {
+    write_file(copy.path(), data);
+    expect_refused(copy.path(), code, part);
+  };
+  refuse(std::string("PK\x03\x04zip"), ErrorCode::kUnsupported, "convert-pt-to-ggml.py");
+  refuse(std::string("\x80\x02pickle"), ErrorCode::kUnsupported,
+         "a Python pickle, which may execute code and is not read");
+  refuse("GGUF....", ErrorCode::kUnsupported, "a GGUF file");
+  refuse("", ErrorCode::kInvalidFile, "is no Whisper model");
+  refuse("RIFF", ErrorCode::kInvalidFile, "is no Whisper model");
+  expect_refused(models() / "ct2-f16" / "model.bin", ErrorCode::kUnsupported,
+                 "name the directory, ");
+  expect_refused(models() / "hf-f16" / "model.safetensors", ErrorCode::kUnsupported,
+                 "name its directory, ");
+}
+END_TEST
+
+START_TEST(a_pickle_in_a_directory_is_refused_with_the_conversion) {
+  const Copy copy("hf-f16");
+  fs::rename(copy.path() / "model.safetensors", copy.path() / "pytorch_model.bin");
+  expect_refused(copy.path(), ErrorCode::kUnsupported, "ct2-transformers-converter");
+}
+END_TEST
+
+START_TEST(things_that_are_no_files_are_refused) {
+  const Copy copy("ct2-f16");
+  fs::remove(copy.weights());
+  fs::create_directory(copy.path() / "model.bin");
+  expect_refused(copy.path(), ErrorCode::kUnsupported, "is not a regular file");
+  fs::remove(copy.path() / "model.bin");
+  ck_assert_int_eq(mkfifo((copy.path() / "model.bin").c_str(), 0600), 0);
+  expect_refused(copy.path(), ErrorCode::kUnsupported, "is not a regular file");
+  fs::remove(copy.path() / "model.bin");
+  fs::create_symlink("model.bin", copy.path() / "model.bin");
+  expect_refused(copy.path(), ErrorCode::kNotFound, "There is no model in");
+  expect_refused("/dev/null", ErrorCode::kUnsupported, "is not a regular file");
+}
+END_TEST
+
+int main() {
+  Suite* suite = suite_create("model_files");
+  TCase* tests = tcase_create("model_files");
+  tcase_add_test(tests, the_same_weights_are_the_same_bytes_from_every_format);
+  tcase_add_test(tests, every_type_has_the_values_its_format_means);
+  tcase_add_test(tests, tensors_stored_once_under_two_names_are_both_there);
+  tcase_add_test(tests, the_description_says_what_was_found);
+  tcase_add_test(tests, released_encoder_weights_leave_memory_and_come_back);
+  tcase_add_test(tests, a_holder_keeps_the_encoder_weights_while_others_let_go);
+  tcase_add_test(tests, weights_are_read_again_from_a_file_that_was_removed);
+  tcase_add_test(tests, a_file_that_changed_in_place_is_not_read_again);
+  tcase_add_test(tests, a_file_truncated_after_loading_does_no_harm);
+  tcase_add_test(tests, a_model_that_was_replaced_is_loaded_anew);
+  tcase_add_test(tests, ct2_truncated_anywhere_is_refused);
+  tcase_add_test(tests, ggml_truncated_anywhere_is_refused);
+  tcase_add_test(tests, safetensors_truncated_anywhere_is_refused);
+  tcase_add_test(tests, ct2_damage_is_named);
+  tcase_add_test(tests, ct2_of_another_kind_is_unsupported);
+  tcase_add_test(tests, ct2_int8_needs_a_scale_for_every_row);
+  tcase_add_test(tests, ggml_damage_is_named);
+  tcase_add_test(tests, safetensors_damage_is_named);
+  tcase_add_test(tests, shards_must_be_files_beside_their_index);
+  tcase_add_test(tests, a_missing_shard_is_named);
+  tcase_add_test(tests, a_projection_must_be_the_embedding);
+  tcase_add_test(tests, configurations_of_other_networks_are_refused);
+  tcase_add_test(tests, alignment_heads_must_be_in_the_model);
+  tcase_add_test(tests, a_vocabulary_that_does_not_fit_the_weights_is_refused);
+  tcase_add_test(tests, a_missing_part_of_a_directory_is_named);
+  tcase_add_test(tests, json_bombs_are_refused);
+  tcase_add_test(tests, tensors_that_share_their_data_take_bounded_memory);
+  tcase_add_test(tests, files_of_other_kinds_are_told_apart);
+  tcase_add_test(tests, a_pickle_in_a_directory_is_refused_with_the_conversion);
+  tcase_add_test(tests, things_that_are_no_files_are_refused);
+  suite_add_tcase(suite, tests);
+  SRunner* runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  const int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
