@@ -1,0 +1,39 @@
+// A scripted stand-in for whisper/engine.cpp: the element's tests link it instead of the library.
+//
+// It "recognizes" test signals exactly: a run of samples of the constant value N/100 is the word "wN", spoken for as
+// long as the run lasts; zeros are silence. Words that touch belong to one caption. Like the real engine it works in
+// windows of audio_context * 320 samples, returns a caption when it is complete, and blocks push() while three windows
+// wait. Everything that can go wrong or take long is set by the test.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "whisper/engine.h"
+#include "whisper/error.h"
+
+struct FakeEngine {
+  static constexpr int kDModel = 8;
+
+  std::atomic<int> load_ms{0};            // how long the constructor takes
+  std::atomic<bool> load_ignores_cancel{false};
+  std::atomic<bool> load_fails{false};
+  std::atomic<int> load_error{0};         // an ErrorCode
+  std::atomic<int> window_ms{0};          // how long next() works on a window
+  std::atomic<int> fail_at_window{-1};    // next() throws kDevice at this window
+  std::atomic<bool> never_answers{false};  // next() returns only when interrupted
+  std::atomic<int> alive{0}, made{0};     // engines
+  std::atomic<int> silent_samples{0};     // taken by push_silence()
+
+  std::mutex mutex;
+  std::string detected_language = "en";   // where the language is "auto"
+  std::vector<std::string> notices;
+  whisperxdna2::EngineOptions options;    // of the engine made last
+
+  // Before each test.
+  void reset();
+};
+
+extern FakeEngine fake;
