@@ -1243,8 +1243,8 @@ gst_whisper_xdna2_enc_observe_delay (GstWhisperXdna2Enc * self,
             " ms after it was said, but %" G_GUINT64_FORMAT
             " ms were announced. Raise the latency property.",
             GST_TIME_AS_MSECONDS (delay), GST_TIME_AS_MSECONDS (announced)),
-        (nullptr), ("whisperxdna2enc/excessive-delay", "delay",
-            G_TYPE_UINT64, delay, "latency", G_TYPE_UINT64, announced, nullptr));
+        (nullptr), ("delay", G_TYPE_UINT64, delay,
+            "latency", G_TYPE_UINT64, announced, nullptr));
 }
 
 static void

@@ -658,6 +658,7 @@ GST_START_TEST(test_renegotiation_from_text_to_features) {
   Bench bench(kShort);
   bench.start();
   bench.say("w1:1.0");
+  ck_assert(bench.wait("segment"));
   gst_harness_set_sink_caps_str(bench.harness(), "other/tensors");
   gst_pad_send_event(bench.srcpad(), gst_event_new_reconfigure());
   bench.say("w2:1.0");
