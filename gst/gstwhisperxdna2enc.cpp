@@ -179,8 +179,8 @@ struct Job
 struct Settings
 {
   std::string model_path;
-  gint backend = static_cast < gint > (whisperxdna2::Backend::kAuto);
-  gint precision = static_cast < gint > (whisperxdna2::Precision::kAuto);
+  gint backend = static_cast<gint> (whisperxdna2::Backend::kAuto);
+  gint precision = static_cast<gint> (whisperxdna2::Precision::kAuto);
   std::string language = DEFAULT_LANGUAGE;
   gboolean translate = FALSE;
   guint audio_context = DEFAULT_AUDIO_CONTEXT;
@@ -205,14 +205,14 @@ struct Private
   guint generation = 0;
   gboolean task_stopping = FALSE;
   GThread *task_busy = nullptr; /* the task, while it works on a job */
-  std::deque < Job > jobs;
+  std::deque<Job> jobs;
   guint64 pushed = 0;           /* samples given to the engine */
   guint64 settled = 0;          /* of these, have left as text or gap */
   gboolean drained = FALSE;     /* the engine has answered the next DRAIN */
 
   enum
   { NO_ENGINE, LOADING, READY, FAILED } load_state = NO_ENGINE;
-  std::shared_ptr < Engine > engine;    /* set iff READY */
+  std::shared_ptr<Engine> engine;    /* set iff READY */
   EngineOptions options;        /* of the engine, or of the one loading */
   GstClockTime upstream_latency = GST_CLOCK_TIME_NONE;  /* known if live */
   GstClockTime max_observed_delay = 0;
@@ -221,14 +221,14 @@ struct Private
 
   /* --- Owned by whoever changes state, or by the streaming thread --- */
   std::thread loader;
-  std::atomic < bool > cancel_load { false };
+  std::atomic<bool> cancel_load { false };
 
   /* --- Guarded by the sink pad's stream lock --- */
   GstAudioInfo info;
   GstSegment in_segment;
   GstAudioStreamAlign *align;
   GstCaps *src_caps = nullptr;
-  std::vector < float >scratch;
+  std::vector<float> scratch;
   gboolean in_stream = FALSE;   /* the engine holds samples since stream_pts */
   GstClockTime stream_pts = GST_CLOCK_TIME_NONE;
   guint64 stream_at = 0;
@@ -253,9 +253,9 @@ struct Private
     align = gst_audio_stream_align_new (RATE, ALIGNMENT_THRESHOLD, DISCONT_WAIT);
   }
 
-   ~Private ()
+  ~Private ()
   {
-    for (Job & job:jobs)
+    for (Job & job : jobs)
       gst_clear_event (&job.event);
     gst_clear_caps (&src_caps);
     gst_clear_tag_list (&stream_tags);
@@ -263,7 +263,7 @@ struct Private
   }
 };
 
-using Lock = std::unique_lock < std::mutex >;
+using Lock = std::unique_lock<std::mutex> ;
 
 struct _GstWhisperXdna2Enc
 {
@@ -290,11 +290,11 @@ static GType
 gst_whisper_xdna2_backend_get_type (void)
 {
   static const GEnumValue values[] = {
-    {static_cast < gint > (whisperxdna2::Backend::kAuto),
+    {static_cast<gint> (whisperxdna2::Backend::kAuto),
         "The NPU where there is one, else the CPU", "auto"},
-    {static_cast < gint > (whisperxdna2::Backend::kNpu),
+    {static_cast<gint> (whisperxdna2::Backend::kNpu),
         "The NPU, or an error", "npu"},
-    {static_cast < gint > (whisperxdna2::Backend::kCpu), "The CPU", "cpu"},
+    {static_cast<gint> (whisperxdna2::Backend::kCpu), "The CPU", "cpu"},
     {0, nullptr, nullptr}
   };
   static const GType type =
@@ -307,13 +307,13 @@ static GType
 gst_whisper_xdna2_precision_get_type (void)
 {
   static const GEnumValue values[] = {
-    {static_cast < gint > (whisperxdna2::Precision::kAuto),
+    {static_cast<gint> (whisperxdna2::Precision::kAuto),
         "The fastest that is available", "auto"},
-    {static_cast < gint > (whisperxdna2::Precision::kInt8),
+    {static_cast<gint> (whisperxdna2::Precision::kInt8),
         "8 bit integers", "int8"},
-    {static_cast < gint > (whisperxdna2::Precision::kBF16),
+    {static_cast<gint> (whisperxdna2::Precision::kBF16),
         "bfloat16", "bf16"},
-    {static_cast < gint > (whisperxdna2::Precision::kF32),
+    {static_cast<gint> (whisperxdna2::Precision::kF32),
         "32 bit floats, the reference", "f32"},
     {0, nullptr, nullptr}
   };
@@ -354,7 +354,7 @@ time_to_samples (GstClockTime time)
 static gint64
 seconds_to_samples (double seconds)
 {
-  return std::max < gint64 > (0, std::llround (seconds * RATE));
+  return std::max<gint64> (0, std::llround (seconds * RATE));
 }
 
 static Settings
@@ -366,8 +366,7 @@ gst_whisper_xdna2_enc_settings (GstWhisperXdna2Enc * self)
   return settings;
 }
 
-static std::shared_ptr < Engine >
-gst_whisper_xdna2_enc_engine (GstWhisperXdna2Enc * self)
+static std::shared_ptr<Engine> gst_whisper_xdna2_enc_engine (GstWhisperXdna2Enc * self)
 {
   Lock lock (self->priv->lock);
   return self->priv->engine;
@@ -381,7 +380,7 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
   gint code = GST_LIBRARY_ERROR_FAILED;
   const gchar *kind = "unexpected exception";
 
-  if (auto * error = dynamic_cast < const Error * >(&exception)) {
+  if (auto *error = dynamic_cast<const Error *> (&exception)) {
     switch (error->code ()) {
       case ErrorCode::kNotFound:
         domain = GST_RESOURCE_ERROR;
@@ -415,7 +414,7 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
         kind = "invalid use";
         break;
     }
-  } else if (dynamic_cast < const std::bad_alloc * >(&exception)) {
+  } else if (dynamic_cast<const std::bad_alloc *> (&exception)) {
     domain = GST_RESOURCE_ERROR;
     code = GST_RESOURCE_ERROR_NO_SPACE_LEFT;
     kind = "out of memory";
@@ -467,24 +466,24 @@ gst_whisper_xdna2_enc_post_progress (GstWhisperXdna2Enc * self,
 
 static void
 gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self, EngineOptions options,
-    std::shared_ptr < Engine > previous)
+    std::shared_ptr<Engine> previous)
 {
   Private *priv = self->priv;
-  std::shared_ptr < Engine > engine;
+  std::shared_ptr<Engine> engine;
 
   gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_START,
       "Loading the model");
   try {
-    engine = std::make_shared < Engine > (options,
+    engine = std::make_shared<Engine> (options,
         [self] (const std::string & what, double fraction) {
           gchar *text = g_strdup_printf ("%s: %d %%", what.c_str (),
-              static_cast < gint > (fraction * 100));
+              static_cast<gint> (fraction * 100));
           gst_whisper_xdna2_enc_post_progress (self,
               GST_PROGRESS_TYPE_CONTINUE, text);
           g_free (text);
         }, &priv->cancel_load);
   } catch (const std::exception & e) {
-    auto * error = dynamic_cast < const Error * >(&e);
+    auto *error = dynamic_cast<const Error *> (&e);
     gboolean canceled = error && error->code () == ErrorCode::kInterrupted;
     {
       Lock lock (priv->lock);
@@ -503,7 +502,7 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self, EngineOptions options,
   }
 
   previous.reset ();
-  for (const std::string & notice:engine->notices ())
+  for (const std::string & notice : engine->notices ())
     GST_ELEMENT_INFO (self, RESOURCE, SETTINGS, ("%s", notice.c_str ()),
         (nullptr));
   {
@@ -537,16 +536,16 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
   Settings settings = gst_whisper_xdna2_enc_settings (self);
   EngineOptions options;
   options.model_path = settings.model_path;
-  options.backend = static_cast < whisperxdna2::Backend > (settings.backend);
+  options.backend = static_cast<whisperxdna2::Backend> (settings.backend);
   options.precision =
-      static_cast < whisperxdna2::Precision > (settings.precision);
+      static_cast<whisperxdna2::Precision> (settings.precision);
   options.threads = settings.threads;
   options.output = output;
   options.language = settings.language;
   options.translate = settings.translate;
   options.audio_context = settings.audio_context;
 
-  std::shared_ptr < Engine > previous;
+  std::shared_ptr<Engine> previous;
   {
     Lock lock (priv->lock);
     const EngineOptions & o = priv->options;
@@ -574,8 +573,7 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
 }
 
 /* Waits for the loader. No engine: *flow says why. */
-static std::shared_ptr < Engine >
-gst_whisper_xdna2_enc_wait_engine (GstWhisperXdna2Enc * self,
+static std::shared_ptr<Engine> gst_whisper_xdna2_enc_wait_engine (GstWhisperXdna2Enc * self,
     GstFlowReturn * flow)
 {
   Private *priv = self->priv;
@@ -595,11 +593,10 @@ gst_whisper_xdna2_enc_wait_engine (GstWhisperXdna2Enc * self,
 
 /* With priv->lock held: nothing is pending any more. The jobs are for
  * drop_jobs(), without the lock. */
-static std::deque < Job >
-gst_whisper_xdna2_enc_take_jobs (GstWhisperXdna2Enc * self)
+static std::deque<Job> gst_whisper_xdna2_enc_take_jobs (GstWhisperXdna2Enc * self)
 {
   Private *priv = self->priv;
-  std::deque < Job > jobs;
+  std::deque<Job> jobs;
   jobs.swap (priv->jobs);
   priv->settled = priv->pushed;
   priv->drained = FALSE;
@@ -610,9 +607,9 @@ gst_whisper_xdna2_enc_take_jobs (GstWhisperXdna2Enc * self)
 /* What describes the stream outlives a flush; buffers and positions do not. */
 static void
 gst_whisper_xdna2_enc_drop_jobs (GstWhisperXdna2Enc * self,
-    std::deque < Job > jobs)
+    std::deque<Job> jobs)
 {
-  for (Job & job:jobs) {
+  for (Job & job : jobs) {
     if (job.event && GST_EVENT_IS_STICKY (job.event) &&
         GST_EVENT_TYPE (job.event) != GST_EVENT_SEGMENT &&
         GST_EVENT_TYPE (job.event) != GST_EVENT_EOS)
@@ -639,7 +636,7 @@ static void
 gst_whisper_xdna2_enc_reset (GstWhisperXdna2Enc * self, GstFlowReturn flow)
 {
   Private *priv = self->priv;
-  std::deque < Job > jobs;
+  std::deque<Job> jobs;
   {
     Lock lock (priv->lock);
     /* A flushing seek may come from the task itself, out of a pad probe. */
@@ -683,7 +680,7 @@ gst_whisper_xdna2_enc_drain (GstWhisperXdna2Enc * self)
     return;
   priv->in_stream = FALSE;
 
-  std::shared_ptr < Engine > engine;
+  std::shared_ptr<Engine> engine;
   {
     Lock lock (priv->lock);
     if (priv->flow != GST_FLOW_OK)
@@ -762,7 +759,7 @@ gst_whisper_xdna2_enc_feature_caps (Engine * engine, gint positions)
   gchar *short_dims = g_strdup_printf ("%d:%d", d_model, positions);
   GstCaps *caps = gst_caps_new_empty ();
 
-  for (const gchar * dims:{ long_dims, short_dims })
+  for (const gchar * dims : { long_dims, short_dims })
     gst_caps_append (caps, gst_caps_new_simple ("other/tensors",
             "format", G_TYPE_STRING, "static", "num_tensors", G_TYPE_INT, 1,
             "types", G_TYPE_STRING, "float32", "dimensions", G_TYPE_STRING,
@@ -990,11 +987,11 @@ gst_whisper_xdna2_enc_chain (GstPad *, GstObject * parent,
   }
   priv->scratch.resize (count);
   if (GST_AUDIO_INFO_FORMAT (&priv->info) == GST_AUDIO_FORMAT_S16) {
-    auto * in = reinterpret_cast < const gint16 * >(map.data);
+    auto *in = reinterpret_cast<const gint16 *> (map.data);
     std::transform (in, in + count, priv->scratch.begin (),
         [](gint16 sample) { return sample / 32768.0f; });
   } else {
-    auto * in = reinterpret_cast < const gfloat * >(map.data);
+    auto *in = reinterpret_cast<const gfloat *> (map.data);
     std::copy (in, in + count, priv->scratch.begin ());
   }
   gst_buffer_unmap (buffer, &map);
@@ -1096,7 +1093,7 @@ gst_whisper_xdna2_enc_strip_tags (GstEvent * event)
     return event;
 
   GstTagList *kept = gst_tag_list_copy (tags);
-  for (const gchar * tag:{ GST_TAG_AUDIO_CODEC, GST_TAG_CODEC,
+  for (const gchar * tag : { GST_TAG_AUDIO_CODEC, GST_TAG_CODEC,
           GST_TAG_BITRATE, GST_TAG_NOMINAL_BITRATE, GST_TAG_MINIMUM_BITRATE,
           GST_TAG_MAXIMUM_BITRATE, GST_TAG_ENCODER })
     gst_tag_list_remove_tag (kept, tag);
@@ -1234,7 +1231,7 @@ gst_whisper_xdna2_enc_observe_delay (GstWhisperXdna2Enc * self,
       gst_segment_to_stream_time (&priv->out_segment, GST_FORMAT_TIME,
           GST_BUFFER_PTS (buffer)), GST_BUFFER_PTS (buffer),
       GST_BUFFER_DURATION (buffer));
-  gst_message_set_qos_values (qos, static_cast < gint64 > (delay - announced),
+  gst_message_set_qos_values (qos, static_cast<gint64> (delay - announced),
       1.0, 1000000);
   gst_element_post_message (GST_ELEMENT (self), qos);
   if (more)
@@ -1412,7 +1409,7 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
     flow = gst_whisper_xdna2_enc_push_text (self, segment.text, segment,
         segment.confidence, whole.first, whole.second);
   } else {
-    for (const whisperxdna2::Word & word:segment.words) {
+    for (const whisperxdna2::Word & word : segment.words) {
       auto span = times (word.start, word.end);
       flow = gst_whisper_xdna2_enc_push_text (self, word.text, segment,
           word.probability, span.first, span.second);
@@ -1446,13 +1443,13 @@ static GstFlowReturn
 gst_whisper_xdna2_enc_push_features (GstWhisperXdna2Enc * self,
     Result && result)
 {
-  auto * features = new std::vector < float >(std::move (result.features));
+  auto *features = new std::vector<float> (std::move (result.features));
   gsize size = features->size () * sizeof (float);
   GstBuffer *buffer = gst_buffer_new ();
   gst_buffer_append_memory (buffer,
-      gst_memory_new_wrapped (static_cast < GstMemoryFlags > (0),
+      gst_memory_new_wrapped (static_cast<GstMemoryFlags> (0),
           features->data (), size, 0, size, features, [](gpointer data) {
-            delete static_cast < std::vector < float >*>(data);
+            delete static_cast<std::vector<float> *> (data);
           }));
   GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, ITEM_META);
   gst_structure_set (gst_custom_meta_get_structure (meta),
@@ -1541,7 +1538,7 @@ gst_whisper_xdna2_enc_run_result (GstWhisperXdna2Enc * self, Result && result,
     flow = gst_whisper_xdna2_enc_push_features (self, std::move (result));
   } else {
     gint unit = gst_whisper_xdna2_enc_settings (self).output_unit;
-    for (const Segment & segment:result.segments) {
+    for (const Segment & segment : result.segments) {
       flow = gst_whisper_xdna2_enc_push_segment (self, segment, unit);
       if (flow != GST_FLOW_OK)
         break;
@@ -1565,14 +1562,14 @@ gst_whisper_xdna2_enc_stop_flow (GstWhisperXdna2Enc * self, GstFlowReturn flow,
 {
   Private *priv = self->priv;
   GstEvent *eos = nullptr;
-  std::deque < Job > jobs;
+  std::deque<Job> jobs;
   {
     Lock lock (priv->lock);
     if (priv->generation != generation || priv->flow != GST_FLOW_OK)
       return;
     GST_DEBUG_OBJECT (self, "stopping: %s", gst_flow_get_name (flow));
     priv->flow = flow;
-    for (const Job & job:priv->jobs) {
+    for (const Job & job : priv->jobs) {
       if (job.event && GST_EVENT_TYPE (job.event) == GST_EVENT_EOS)
         eos = gst_event_ref (job.event);
     }
@@ -1606,7 +1603,7 @@ gst_whisper_xdna2_enc_loop (gpointer user_data)
 {
   GstWhisperXdna2Enc *self = GST_WHISPER_XDNA2_ENC (user_data);
   Private *priv = self->priv;
-  std::shared_ptr < Engine > engine;
+  std::shared_ptr<Engine> engine;
   GstFlowReturn flow = GST_FLOW_OK;
   guint generation;
 
@@ -1802,7 +1799,7 @@ gst_whisper_xdna2_enc_change_state (GstElement * element,
       gst_whisper_xdna2_enc_cancel_load (self);
       break;
     case GST_STATE_CHANGE_READY_TO_NULL:{
-      std::shared_ptr < Engine > engine;        /* destroyed unlocked */
+      std::shared_ptr<Engine> engine;        /* destroyed unlocked */
       Lock lock (self->priv->lock);
       engine.swap (self->priv->engine);
       self->priv->load_state = Private::NO_ENGINE;
@@ -1822,7 +1819,7 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
   Private *priv = self->priv;
   GstStructure *stats =
       gst_structure_new_empty ("application/x-whisperxdna2-stats");
-  std::shared_ptr < Engine > engine;
+  std::shared_ptr<Engine> engine;
   {
     Lock lock (priv->lock);
     engine = priv->engine;
@@ -1991,11 +1988,11 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
 {
   GObjectClass *object_class = G_OBJECT_CLASS (klass);
   GstElementClass *element_class = GST_ELEMENT_CLASS (klass);
-  const auto ready = static_cast < GParamFlags > (G_PARAM_READWRITE |
+  const auto ready = static_cast<GParamFlags> (G_PARAM_READWRITE |
       G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY);
-  const auto playing = static_cast < GParamFlags > (G_PARAM_READWRITE |
+  const auto playing = static_cast<GParamFlags> (G_PARAM_READWRITE |
       G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_PLAYING);
-  const auto read_only = static_cast < GParamFlags > (G_PARAM_READABLE |
+  const auto read_only = static_cast<GParamFlags> (G_PARAM_READABLE |
       G_PARAM_STATIC_STRINGS);
 
   object_class->set_property = gst_whisper_xdna2_enc_set_property;
@@ -2024,7 +2021,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_BACKEND] = g_param_spec_enum ("backend", "Backend",
       "What executes the encoder", GST_TYPE_WHISPER_XDNA2_BACKEND,
-      static_cast < gint > (whisperxdna2::Backend::kAuto), ready);
+      static_cast<gint> (whisperxdna2::Backend::kAuto), ready);
 
   /**
    * GstWhisperXdna2Enc:active-backend:
@@ -2047,7 +2044,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_PRECISION] = g_param_spec_enum ("precision", "Precision",
       "Arithmetic of the encoder", GST_TYPE_WHISPER_XDNA2_PRECISION,
-      static_cast < gint > (whisperxdna2::Precision::kAuto), ready);
+      static_cast<gint> (whisperxdna2::Precision::kAuto), ready);
 
   /**
    * GstWhisperXdna2Enc:language-code:
@@ -2168,11 +2165,11 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
       "or on the CPU", "The whisperxdna2 authors");
 
   gst_type_mark_as_plugin_api (GST_TYPE_WHISPER_XDNA2_BACKEND,
-      static_cast < GstPluginAPIFlags > (0));
+      static_cast<GstPluginAPIFlags> (0));
   gst_type_mark_as_plugin_api (GST_TYPE_WHISPER_XDNA2_PRECISION,
-      static_cast < GstPluginAPIFlags > (0));
+      static_cast<GstPluginAPIFlags> (0));
   gst_type_mark_as_plugin_api (GST_TYPE_WHISPER_XDNA2_OUTPUT_UNIT,
-      static_cast < GstPluginAPIFlags > (0));
+      static_cast<GstPluginAPIFlags> (0));
 
   /* No tags: it survives whatever is done to the text. */
   static const gchar *meta_tags[] = { nullptr };
