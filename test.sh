@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Runs the tests:
+#   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores)
+#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, fuzz, soak, or the name of one test
+#   ./test.sh --full     all of that                                                (hours)
+# Installs, builds and fetches what is missing. The last line is the total; the exit code is 0 only if all of it passed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+places=()
+names=()
+fast=(--no-suite=soak)
+for argument; do
+  case $argument in
+    --full) places=(host debian13 asan tsan fuzz) fast=() ;;
+    debian13|asan|tsan|fuzz) places+=("$argument") ;;
+    -*) echo "usage: test.sh [--full | NAME...]" >&2; exit 2 ;;
+    *)
+      [[ " ${places[*]} " == *" host "* ]] || places+=(host)
+      names+=("$argument")
+      fast=()
+      ;;
+  esac
+done
+[ ${#places[@]} -gt 0 ] || places=(host debian13)
+
+tools/install-deps build run model test
+tools/fetch-model base
+tools/fetch-model tiny.en
+
+logs=()    # LABEL=testlog.json of each place where tests ran
+broken=()  # places where they did not
+
+# Names of the tests in build directory $1 that $2 means: those of a suite, or one.
+tests_named() {
+  python3 - "$1/meson-info/intro-tests.json" "$2" <<'END'
+import json, sys
+with open(sys.argv[1]) as file:
+    for test in json.load(file):
+        if sys.argv[2] in [test['name']] + [suite.partition(':')[2] for suite in test['suite']]:
+            print(test['name'])
+END
+}
+
+# place LABEL DIRECTORY [ENTER...] -- SETUP... -- [OPTION...] [NAME...]
+# Builds in DIRECTORY and runs the tests of these names, or all; ENTER starts a command there.
+place() {
+  local label=$1 build=$2 enter=() setup=() log=$2/meson-logs/testlog.json
+  shift 2
+  while [ "$1" != -- ]; do enter+=("$1"); shift; done
+  shift
+  while [ "$1" != -- ]; do setup+=("$1"); shift; done
+  shift
+  echo "== ${label:-this machine}"
+  if [ -e "$build/build.ninja" ]; then
+    "${enter[@]}" meson configure "$build" "${setup[@]}" >/dev/null
+  else
+    "${enter[@]}" meson setup "$build" "${setup[@]}" >/dev/null
+  fi && "${enter[@]}" ninja -C "$build" --quiet || {
+    broken+=("${label:-this machine}: it could not be built")
+    return 0
+  }
+  local options=() tests=() all=yes
+  for argument; do
+    case $argument in
+      -*) options+=("$argument") ;;
+      *) all='' && mapfile -t -O ${#tests[@]} tests < <(tests_named "$build" "$argument") ;;
+    esac
+  done
+  rm -f "$log"
+  if [ "$all" ] || [ ${#tests[@]} -gt 0 ]; then
+    "${enter[@]}" meson test -C "$build" --no-rebuild --print-errorlogs "${options[@]}" "${tests[@]}" || true
+  fi  # what failed is counted below
+  if [ -s "$log" ]; then
+    logs+=("$label=$log")
+  else
+    broken+=("${label:-this machine}: no test ran")
+  fi
+}
+
+rooms=(dsp kernels whisper gst npu device)
+sanitized=(-Dtests=true -Dbuildtype=debugoptimized -Db_lundef=false)
+for where in "${places[@]}"; do
+  case $where in
+    host) place '' build -- -Dtests=true -- "${fast[@]}" "${names[@]}" ;;
+    debian13) place debian13: build-debian13 tools/debian13-root -- -Dtests=true -- --no-suite=soak "${rooms[@]}" ;;
+    asan) place asan: build-asan -- "${sanitized[@]}" -Db_sanitize=address,undefined -- --no-suite=soak "${rooms[@]}" \
+      --timeout-multiplier=10 ;;
+    tsan) place tsan: build-tsan -- "${sanitized[@]}" -Db_sanitize=thread -- --no-suite=soak "${rooms[@]}" \
+      --timeout-multiplier=20 ;;
+    fuzz) place fuzz: build-fuzz env CC=clang CXX=clang++ -- -Dtests=true -Dfuzz=true -- fuzz ;;
+  esac
+done
+
+echo
+for where in debian13 asan tsan fuzz; do
+  [[ " ${places[*]} " == *" $where "* ]] || echo "left out: $where"
+done
+[ ${#fast[@]} = 0 ] || echo "left out: soak"
+[ ${#names[@]} = 0 ] || echo "left out: everything else on this machine"
+python3 tests/summary.py "${broken[@]/#/broken=}" "${logs[@]}"
