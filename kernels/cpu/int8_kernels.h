@@ -1,0 +1,53 @@
+// The integer kernels of one instruction set, as a table of plain functions; int8_linear.h is built on it. Every table gives
+// the numbers of kernels/arithmetic.h, bit for bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/arithmetic.h"
+#include "kernels/cpu/cpu_features.h"
+
+namespace whisperxdna2 {
+
+// How the integer inputs of a product lie in memory. A kernel reads them four bytes at a time.
+enum class Int8Format {
+  kPairs,  // int16, two to a step. For any input; the weights are widened as they are used.
+  kQuads,  // uint8, value + 128, four to a step. For int8 inputs on processors that multiply u8 by s8 without saturation.
+};
+constexpr int steps_k(Int8Format format) { return format == Int8Format::kPairs ? 2 : 4; }
+constexpr size_t element_size(Int8Format format) { return format == Int8Format::kPairs ? 2 : 1; }
+
+// y[r][n] = the output stage of start[n] + sum_k a[r][k] b[n][k], for rows [0, rows) and panels [first_panel, last_panel).
+struct Int8GemmTask {
+  const uint8_t* a;  // rows at a_stride bytes
+  ptrdiff_t a_stride;
+  int rows;          // at most kInt8TaskRows
+  const int8_t* b;   // packed: panel p holds columns p * panel .., [k / step][panel][step]
+  int k;             // a multiple of 64
+  int first_panel, last_panel;
+  const int32_t* start;       // [n] bias; for kQuads less 128 * sum_k b[n][k], modulo 2^32
+  const int32_t* multiplier;  // [n]
+  const float* scale;         // [n] units of the results; kInt8 and kInt16
+  OutputStage stage;
+  // kInt8:   float y = scale * result        kInt16: float y += scale * result, product and sum each rounded
+  // kGelu14: int16 y = result
+  void* y;
+  ptrdiff_t y_stride;  // in elements
+};
+constexpr int kInt8TaskRows = 96;
+
+struct Int8Kernels {
+  int panel;            // columns of a packed panel, a divisor of 64
+  Int8Format format8;   // of int8 inputs; 14-bit inputs are always kPairs
+  void (*gemm8)(const Int8GemmTask& task);
+  void (*gemm14)(const Int8GemmTask& task);
+  // quantize(x[i], inverse_scale, kInt8Limit) in format8. count: a multiple of 16.
+  void (*quantize8)(const float* x, int count, float inverse_scale, uint8_t* to);
+};
+
+// The table for an instruction set the processor has; by default the one in use.
+const Int8Kernels& int8_kernels(Isa isa);
+const Int8Kernels& int8_kernels();
+
+}  // namespace whisperxdna2

@@ -1,0 +1,72 @@
+#include "kernels/cpu/int8_linear.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/cpu/thread_pool.h"
+
+namespace whisperxdna2 {
+namespace {
+
+// A window makes some dozens of tasks, so that two threads end together, and the weights of one stay in the second cache.
+constexpr int kTaskColumns = 256;
+
+}  // namespace
+
+Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
+    : out_(l.out),
+      in_(l.in),
+      format_(l.input_14bit ? Int8Format::kPairs : kernels.format8),
+      input_14bit_(l.input_14bit),
+      stage_(l.stage),
+      panels_(static_cast<size_t>(l.out) * l.in),
+      start_(l.bias, l.bias + l.out),
+      multiplier_(l.multiplier, l.multiplier + l.out) {
+  if (l.out <= 0 || l.in <= 0 || l.out % 64 != 0 || l.in % 64 != 0) {
+    throw std::invalid_argument("int8 layers have multiples of 64 inputs and outputs");
+  }
+  if (l.stage.mode != OutputMode::kGelu14) scale_.assign(l.scale, l.scale + l.out);
+  const int panel = kernels.panel, step = steps_k(format_);
+  for (int n = 0; n < out_; ++n) {
+    const int8_t* from = l.weight + static_cast<size_t>(n) * in_;
+    int8_t* to = &panels_[static_cast<size_t>(n / panel) * panel * in_ + (n % panel) * step];
+    int32_t sum = 0;
+    for (int k = 0; k < in_; ++k) {
+      to[static_cast<size_t>(k / step) * panel * step + k % step] = from[k];
+      sum += from[k];
+    }
+    if (format_ == Int8Format::kQuads) {
+      // The inputs carry an offset of 128. Modulo 2^32: only the whole sum need fit.
+      start_[n] = static_cast<int32_t>(static_cast<uint32_t>(start_[n]) - 128u * static_cast<uint32_t>(sum));
+    }
+  }
+}
+
+void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, int threads,
+                 const Int8Kernels& kernels) {
+  const int panels = l.out_ / kernels.panel;
+  const int panels_per_task = kTaskColumns / kernels.panel;
+  const int row_tasks = (rows + kInt8TaskRows - 1) / kInt8TaskRows;
+  const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
+  const size_t y_size = l.stage_.mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
+  ThreadPool::instance().parallel_for(threads, row_tasks * column_tasks, [&](int i) {
+    const int row = i / column_tasks * kInt8TaskRows;
+    Int8GemmTask t{};
+    t.a_stride = static_cast<ptrdiff_t>(l.in_ * element_size(l.format_));
+    t.a = static_cast<const uint8_t*>(x) + row * t.a_stride;
+    t.rows = std::min(kInt8TaskRows, rows - row);
+    t.b = l.panels_.data();
+    t.k = l.in_;
+    t.first_panel = i % column_tasks * panels_per_task;
+    t.last_panel = std::min(panels, t.first_panel + panels_per_task);
+    t.start = l.start_.data();
+    t.multiplier = l.multiplier_.data();
+    t.scale = l.scale_.data();
+    t.stage = l.stage_;
+    t.y = static_cast<uint8_t*>(y) + row * y_stride * static_cast<ptrdiff_t>(y_size);
+    t.y_stride = y_stride;
+    (l.input_14bit_ ? kernels.gemm14 : kernels.gemm8)(t);
+  });
+}
+
+}  // namespace whisperxdna2

@@ -1,0 +1,284 @@
+// Vectors of int32 with one interface for each instruction set. Included only by the files that are compiled for one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/arithmetic.h"
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+// Keeps a sum in its register from one step to the next. Left alone, GCC 12 reorders the steps of a block, needs more
+// registers than there are, and the spilled sums halve the speed.
+#define WHISPERXDNA2_PIN(vector) asm volatile("" : "+x"(vector))
+
+namespace whisperxdna2 {
+namespace {  // each including file has its own copy, compiled for its own instruction set
+
+// One lane: the definition itself.
+struct I32x1 {
+  static constexpr int kLanes = 1;
+  int32_t v;
+
+  static I32x1 load(const int32_t* p) { return {*p}; }
+  void store(int32_t* p) const { *p = v; }
+  // Four bytes of inputs in every lane.
+  static I32x1 broadcast(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, sizeof x);
+    return {x};
+  }
+  static void widen(const int8_t* from, int16_t* to, int count) {
+    for (int i = 0; i < count; ++i) to[i] = from[i];
+  }
+  // *this += the product of two int16 inputs and two int16 weights
+  void add_pairs(I32x1 x, const void* weights) {
+    int16_t a[2], w[2];
+    std::memcpy(a, &x.v, sizeof a);
+    std::memcpy(w, weights, sizeof w);
+    v += a[0] * w[0] + a[1] * w[1];
+  }
+
+  static I32x1 output(I32x1 sum, const int32_t* multiplier, const OutputStage& stage) {
+    return {whisperxdna2::output(sum.v, 0, static_cast<int16_t>(*multiplier), stage)};
+  }
+  void store_scaled(const float* scale, float* y) const { *y = dequantize(v, *scale); }
+  void add_scaled(const float* scale, float* y) const { *y += dequantize(v, *scale); }
+  void store_int16(int16_t* y) const { *y = static_cast<int16_t>(v); }
+
+  static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
+    for (int i = 0; i < count; ++i) {
+      const int16_t q = static_cast<int16_t>(quantize(x[i], inverse_scale, kInt8Limit));
+      std::memcpy(to + 2 * i, &q, sizeof q);
+    }
+  }
+};
+
+// shift_round_saturate() in lanes. Written for any V with the operations below.
+template <class V>
+struct Rounder {
+  V mask, half, low, high;
+  typename V::Count shift;
+
+  Rounder(int s, int32_t low_limit, int32_t high_limit)
+      : mask(V::set((int32_t{1} << s) - 1)),
+        half(V::set(s > 0 ? int32_t{1} << (s - 1) : INT32_MAX)),  // shift 0: nothing to round
+        low(V::set(low_limit)),
+        high(V::set(high_limit)),
+        shift(V::count(s)) {}
+
+  V operator()(V v) const {
+    const V floor = V::shift_right(v, shift);
+    const V odd = V::bit_and(floor, V::set(1));
+    // rest > half, or rest == half and floor odd; rest + 1 <= 2^30
+    const V rounded = V::increment_where_greater(floor, V::add(V::bit_and(v, mask), odd), half);
+    return V::min(V::max(rounded, low), high);
+  }
+};
+
+// output() in lanes; the bias is in the sum already.
+template <class V>
+struct OutputVectors {
+  explicit OutputVectors(const OutputStage& stage)
+      : gelu_(stage.mode == OutputMode::kGelu14),
+        first_(stage.s1, INT16_MIN, INT16_MAX),
+        second_(stage.s2, stage.mode == OutputMode::kInt8 ? INT8_MIN : INT16_MIN,
+                stage.mode == OutputMode::kInt8 ? INT8_MAX : INT16_MAX),
+        position_(stage.gelu.s, INT16_MIN, INT16_MAX),
+        q_(9, INT16_MIN, INT16_MAX),
+        last_(stage.gelu.t + stage.gelu.out_shift, -kInt14Limit, kInt14Limit),
+        c_(V::set(stage.gelu.c)),
+        d_(V::set(stage.gelu.d)),
+        t_(V::count(stage.gelu.t)) {}
+
+  V operator()(V sum, const int32_t* multiplier) const {
+    const V y = second_(V::multiply16(first_(sum), V::load(multiplier)));
+    if (!gelu_) return y;
+    const V u = V::max(y, V::set(-INT16_MAX));
+    const V p = position_(V::multiply16(V::abs(u), c_));
+    V entry, slope;
+    V::gelu_segment(V::template shift_right<9>(p), &entry, &slope);
+    const V part = V::bit_and(p, V::set(511));
+    const V q16 = q_(V::add(V::template shift_left<9>(entry), V::multiply16(slope, part)));
+    return last_(V::subtract(V::shift_left(V::max(u, V::set(0)), t_), V::multiply16(q16, d_)));
+  }
+
+ private:
+  const bool gelu_;
+  const Rounder<V> first_, second_, position_, q_, last_;
+  const V c_, d_;
+  const typename V::Count t_;
+};
+
+template <>
+struct OutputVectors<I32x1> {
+  explicit OutputVectors(const OutputStage& stage) : stage_(stage) {}
+  I32x1 operator()(I32x1 sum, const int32_t* multiplier) const { return I32x1::output(sum, multiplier, stage_); }
+
+ private:
+  const OutputStage stage_;
+};
+
+#if defined(__AVX2__)
+struct I32x8 {
+  static constexpr int kLanes = 8;
+  using Count = __m128i;
+  __m256i v;
+
+  static I32x8 load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  void store(int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static I32x8 broadcast(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, sizeof x);
+    return {_mm256_set1_epi32(x)};
+  }
+  static void widen(const int8_t* from, int16_t* to, int count) {
+    for (int i = 0; i < count; i += 16) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepi8_epi16(bytes));
+    }
+  }
+  void add_pairs(I32x8 x, const void* weights) {
+    const __m256i w = _mm256_loadu_si256(static_cast<const __m256i*>(weights));
+    v = _mm256_add_epi32(v, _mm256_madd_epi16(x.v, w));
+    WHISPERXDNA2_PIN(v);
+  }
+
+  static I32x8 set(int32_t x) { return {_mm256_set1_epi32(x)}; }
+  static Count count(int s) { return _mm_cvtsi32_si128(s); }
+  static I32x8 add(I32x8 a, I32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+  static I32x8 subtract(I32x8 a, I32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+  static I32x8 bit_and(I32x8 a, I32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }
+  static I32x8 min(I32x8 a, I32x8 b) { return {_mm256_min_epi32(a.v, b.v)}; }
+  static I32x8 max(I32x8 a, I32x8 b) { return {_mm256_max_epi32(a.v, b.v)}; }
+  static I32x8 abs(I32x8 a) { return {_mm256_abs_epi32(a.v)}; }
+  static I32x8 shift_right(I32x8 a, Count s) { return {_mm256_sra_epi32(a.v, s)}; }
+  static I32x8 shift_left(I32x8 a, Count s) { return {_mm256_sll_epi32(a.v, s)}; }
+  template <int S>
+  static I32x8 shift_right(I32x8 a) {
+    return {_mm256_srai_epi32(a.v, S)};
+  }
+  template <int S>
+  static I32x8 shift_left(I32x8 a) {
+    return {_mm256_slli_epi32(a.v, S)};
+  }
+  static I32x8 increment_where_greater(I32x8 x, I32x8 a, I32x8 b) {
+    return {_mm256_sub_epi32(x.v, _mm256_cmpgt_epi32(a.v, b.v))};
+  }
+  // a in int16, b in 0..32767: the upper product is with b's zero half.
+  static I32x8 multiply16(I32x8 a, I32x8 b) { return {_mm256_madd_epi16(a.v, b.v)}; }
+  static void gelu_segment(I32x8 segment, I32x8* entry, I32x8* slope) {
+    // One load brings an entry and its successor.
+    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(kGeluTable), segment.v, 2);
+    entry->v = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));  // entries are not negative
+    slope->v = _mm256_sub_epi32(_mm256_srli_epi32(both, 16), entry->v);
+  }
+
+  void store_scaled(const float* scale, float* y) const {
+    _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(scale)));
+  }
+  void add_scaled(const float* scale, float* y) const {
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(scale));
+    _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), scaled));
+  }
+  void store_int16(int16_t* y) const {
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y), narrow);
+  }
+
+  static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
+    const __m256 inverse = _mm256_set1_ps(inverse_scale);
+    const __m256 high = _mm256_set1_ps(kInt8Limit), low = _mm256_set1_ps(-kInt8Limit);
+    for (int i = 0; i < count; i += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse);
+      // minps gives its second operand where one is NaN.
+      const __m256i q = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, high), low));
+      I32x8{q}.store_int16(reinterpret_cast<int16_t*>(to + 2 * i));
+    }
+  }
+};
+#endif
+
+#if defined(__AVX512F__)
+struct I32x16 {
+  static constexpr int kLanes = 16;
+  using Count = __m512i;
+  __m512i v;
+
+  static I32x16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  void store(int32_t* p) const { _mm512_storeu_si512(p, v); }
+  static I32x16 broadcast(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, sizeof x);
+    return {_mm512_set1_epi32(x)};
+  }
+  static void widen(const int8_t* from, int16_t* to, int count) {
+    for (int i = 0; i < count; i += 32) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+      _mm512_storeu_si512(to + i, _mm512_cvtepi8_epi16(bytes));
+    }
+  }
+  void add_pairs(I32x16 x, const void* weights) { v = _mm512_dpwssd_epi32(v, x.v, _mm512_loadu_si512(weights)); }
+  // *this += the product of four uint8 inputs and four int8 weights
+  void add_quads(I32x16 x, const void* weights) { v = _mm512_dpbusd_epi32(v, x.v, _mm512_loadu_si512(weights)); }
+
+  static I32x16 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  static Count count(int s) { return _mm512_set1_epi32(s); }
+  static I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+  static I32x16 subtract(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+  static I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_epi32(a.v, b.v)}; }
+  static I32x16 min(I32x16 a, I32x16 b) { return {_mm512_min_epi32(a.v, b.v)}; }
+  static I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+  static I32x16 abs(I32x16 a) { return {_mm512_abs_epi32(a.v)}; }
+  static I32x16 shift_right(I32x16 a, Count s) { return {_mm512_srav_epi32(a.v, s)}; }
+  static I32x16 shift_left(I32x16 a, Count s) { return {_mm512_sllv_epi32(a.v, s)}; }
+  template <int S>
+  static I32x16 shift_right(I32x16 a) {
+    return {_mm512_srai_epi32(a.v, S)};
+  }
+  template <int S>
+  static I32x16 shift_left(I32x16 a) {
+    return {_mm512_slli_epi32(a.v, S)};
+  }
+  static I32x16 increment_where_greater(I32x16 x, I32x16 a, I32x16 b) {
+    return {_mm512_mask_add_epi32(x.v, _mm512_cmpgt_epi32_mask(a.v, b.v), x.v, _mm512_set1_epi32(1))};
+  }
+  static I32x16 multiply16(I32x16 a, I32x16 b) { return {_mm512_madd_epi16(a.v, b.v)}; }
+  static void gelu_segment(I32x16 segment, I32x16* entry, I32x16* slope) {
+    // The table lies in registers: 64 entries from index 0 and 64 from index 1. Only even words carry an index.
+    const __mmask32 even = 0x55555555;
+    const __m512i lower = _mm512_loadu_si512(kGeluTable), upper = _mm512_loadu_si512(kGeluTable + 32);
+    const __m512i lower_next = _mm512_loadu_si512(kGeluTable + 1), upper_next = _mm512_loadu_si512(kGeluTable + 33);
+    entry->v = _mm512_maskz_permutex2var_epi16(even, lower, segment.v, upper);
+    const __m512i next = _mm512_maskz_permutex2var_epi16(even, lower_next, segment.v, upper_next);
+    slope->v = _mm512_sub_epi32(next, entry->v);
+  }
+
+  void store_scaled(const float* scale, float* y) const {
+    _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale)));
+  }
+  void add_scaled(const float* scale, float* y) const {
+    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale));
+    _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), scaled));
+  }
+  void store_int16(int16_t* y) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtsepi32_epi16(v));
+  }
+
+  static void quantize_quads(const float* x, int count, float inverse_scale, uint8_t* to) {
+    const __m512 inverse = _mm512_set1_ps(inverse_scale);
+    const __m512 high = _mm512_set1_ps(kInt8Limit), low = _mm512_set1_ps(-kInt8Limit);
+    for (int i = 0; i < count; i += 16) {
+      const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), inverse);
+      const __m512i q = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, high), low));
+      const __m128i bytes = _mm512_cvtsepi32_epi8(q);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+    }
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace whisperxdna2

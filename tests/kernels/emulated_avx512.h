@@ -1,0 +1,43 @@
+// AVX-512 in software, so that the AVX-512 kernels run on any processor. Included by the compiler's -include ahead of a
+// kernel's source: SIMDe's names take the place of the intrinsics, and <immintrin.h>, which SIMDe has read already, is not
+// read again. What SIMDe 0.7 lacks or gets wrong is defined here,
+// after Intel's intrinsics guide.
+#pragma once
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__AVX512F__)
+#error "compile this without AVX-512"
+#endif
+
+inline simde__m512 emulated_cvtepi32_ps(simde__m512i a) {
+  simde__m512i_private from = simde__m512i_to_private(a);
+  simde__m512_private to;
+  for (int i = 0; i < 16; ++i) to.f32[i] = static_cast<float>(from.i32[i]);
+  return simde__m512_from_private(to);
+}
+// For values that fit int32.
+inline simde__m512i emulated_cvtps_epi32(simde__m512 a) {
+  simde__m512_private from = simde__m512_to_private(a);
+  simde__m512i_private to;
+  for (int i = 0; i < 16; ++i) to.i32[i] = static_cast<int32_t>(std::nearbyint(from.f32[i]));
+  return simde__m512i_from_private(to);
+}
+inline simde__m512i emulated_srav_epi32(simde__m512i a, simde__m512i counts) {
+  simde__m512i_private v = simde__m512i_to_private(a), s = simde__m512i_to_private(counts);
+  for (int i = 0; i < 16; ++i) v.i32[i] >>= s.i32[i];  // counts of 0..31
+  return simde__m512i_from_private(v);
+}
+#define _mm512_srav_epi32 emulated_srav_epi32
+#define _mm512_srai_epi32(a, s) emulated_srav_epi32(a, simde_mm512_set1_epi32(s))
+#define _mm512_cvtepi32_ps emulated_cvtepi32_ps
+#define _mm512_cvtps_epi32 emulated_cvtps_epi32
+
+#undef _mm512_madd_epi16  // declared with four arguments
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
+
+#define __AVX512F__ 1

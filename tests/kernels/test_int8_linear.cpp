@@ -1,0 +1,254 @@
+// Every set of integer kernels against kernels/arithmetic.h, bit for bit. The AVX-512 kernels also run emulated, so that
+// their logic is proven on any machine.
+#include <check.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels/arithmetic.h"
+#include "kernels/cpu/int8_linear.h"
+
+namespace whisperxdna2 {
+extern const Int8Kernels kInt8KernelsEmulatedAvx512;
+}
+
+using namespace whisperxdna2;
+
+namespace {
+
+std::mt19937 rng(20260102);
+int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
+
+// The sets this machine can run, in the order of the loop tests below.
+enum Set { kScalarSet, kAvx2Set, kAvx512Set, kEmulatedAvx512Set, kSets };
+
+const Int8Kernels* kernels_of(int set) {
+  switch (set) {
+    case kScalarSet:
+      return &int8_kernels(Isa::kScalar);
+    case kAvx2Set:
+      return has_isa(Isa::kAvx2) ? &int8_kernels(Isa::kAvx2) : nullptr;
+    case kAvx512Set:
+      return has_isa(Isa::kAvx512) ? &int8_kernels(Isa::kAvx512) : nullptr;
+    default:
+      return &kInt8KernelsEmulatedAvx512;
+  }
+}
+
+struct Problem {
+  int rows, out, in;
+  bool wide;  // 14-bit inputs
+  OutputStage stage;
+  std::vector<int16_t> x;
+  std::vector<int8_t> weight;
+  std::vector<int32_t> bias;
+  std::vector<int16_t> multiplier;
+  std::vector<float> scale;
+  std::vector<int16_t> results;  // by definition
+
+  Int8Layer layer() const {
+    return {out, in, weight.data(), bias.data(), multiplier.data(), scale.data(), stage, wide};
+  }
+};
+
+enum class Values { kRandom, kExtreme };
+
+Problem make_problem(int rows, int out, int in, bool wide, OutputMode mode, Values values) {
+  Problem p{rows, out, in, wide, {}, {}, {}, {}, {}, {}, {}};
+  const int limit = wide ? kInt14Limit : kInt8Limit;
+  const bool extreme = values == Values::kExtreme;
+  for (int i = 0; i < rows * in; ++i) {
+    p.x.push_back(static_cast<int16_t>(extreme ? (rng() & 7 ? limit : -limit) : random_int(-limit, limit)));
+  }
+  for (int i = 0; i < out * in; ++i) {
+    p.weight.push_back(static_cast<int8_t>(extreme ? (rng() & 7 ? 127 : -127) : random_int(-127, 127)));
+  }
+  for (int n = 0; n < out; ++n) {
+    // Rows of one sign reach the bound of the proof.
+    if (extreme && n % 3 == 0) std::fill_n(p.weight.begin() + n * in, in, n % 2 ? 127 : -127);
+    p.bias.push_back(static_cast<int32_t>(rng()) >> 14);
+    p.multiplier.push_back(static_cast<int16_t>(n % 17 == 0 ? 32767 : random_int(0, 32767)));
+    p.scale.push_back(std::ldexp(static_cast<float>(random_int(1, 1 << 20)), -24));
+  }
+  // About three quarters of the results within the range, the rest saturate; ties are frequent at small shifts.
+  const double spread = std::sqrt(static_cast<double>(in)) * limit * 127 / 3;
+  p.stage.mode = mode;
+  p.stage.s1 = std::max(0, static_cast<int>(std::log2(spread / 20000)) + random_int(-1, 1));
+  p.stage.s2 = mode == OutputMode::kInt8 ? 22 : 15;
+  p.stage.gelu = {random_int(4000, 32767), random_int(10, 16), random_int(0, 32767), random_int(8, 14), 2};
+  p.results.resize(static_cast<size_t>(rows) * out);
+  for (int r = 0; r < rows; ++r) {
+    for (int n = 0; n < out; ++n) {
+      const int32_t sum = dot(&p.x[static_cast<size_t>(r) * in], &p.weight[static_cast<size_t>(n) * in], in);
+      p.results[static_cast<size_t>(r) * out + n] = output(sum, p.bias[n], p.multiplier[n], p.stage);
+    }
+  }
+  return p;
+}
+
+std::vector<uint8_t> in_format(const std::vector<int16_t>& x, Int8Format format) {
+  std::vector<uint8_t> bytes;
+  for (int16_t v : x) {
+    if (format == Int8Format::kPairs) {
+      bytes.push_back(static_cast<uint8_t>(v & 255));
+      bytes.push_back(static_cast<uint8_t>((v >> 8) & 255));
+    } else {
+      bytes.push_back(static_cast<uint8_t>(v + 128));
+    }
+  }
+  return bytes;
+}
+
+// Results that differ from the definition; those written outside the y that was asked for count too.
+int wrong_results(const Problem& p, const Int8Kernels& kernels, int threads) {
+  const Int8Linear linear(p.layer(), kernels);
+  const std::vector<uint8_t> x = in_format(p.x, linear.format());
+  const int stride = p.out + 8;  // wider than the rows
+  int wrong = 0;
+  const auto at = [&](int r, int n) { return static_cast<size_t>(r) * stride + n; };
+  if (p.stage.mode == OutputMode::kGelu14) {
+    std::vector<int16_t> y(at(p.rows, 0), 4242);
+    int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
+    for (int r = 0; r < p.rows; ++r) {
+      for (int n = 0; n < stride; ++n) {
+        wrong += y[at(r, n)] != (n < p.out ? p.results[static_cast<size_t>(r) * p.out + n] : 4242);
+      }
+    }
+    return wrong;
+  }
+  std::vector<float> y(at(p.rows, 0), 0.3f);
+  int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
+  for (int r = 0; r < p.rows; ++r) {
+    for (int n = 0; n < stride; ++n) {
+      float expected = 0.3f;
+      if (n < p.out) {
+        const float value = dequantize(p.results[static_cast<size_t>(r) * p.out + n], p.scale[n]);
+        expected = p.stage.mode == OutputMode::kInt16 ? expected + value : value;
+      }
+      wrong += y[at(r, n)] != expected;
+    }
+  }
+  return wrong;
+}
+
+constexpr OutputMode kModes[] = {OutputMode::kInt8, OutputMode::kInt16, OutputMode::kGelu14};
+
+}  // namespace
+
+START_TEST(equals_the_definition_on_random_shapes) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;  // the processor lacks it; the emulated set covers the code
+  for (int round = 0; round < 12; ++round) {
+    for (OutputMode mode : kModes) {
+      const Problem p = make_problem(random_int(1, 40), 64 * random_int(1, 6), 64 * random_int(1, 9), round % 2, mode,
+                                     Values::kRandom);
+      ck_assert_int_eq(wrong_results(p, *kernels, 1), 0);
+    }
+  }
+}
+END_TEST
+
+START_TEST(equals_the_definition_for_every_number_of_rows_up_to_two_blocks) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  for (int rows = 1; rows <= 13; ++rows) {
+    for (OutputMode mode : kModes) {
+      ck_assert_int_eq(wrong_results(make_problem(rows, 64, 128, rows % 2, mode, Values::kRandom), *kernels, 1), 0);
+    }
+  }
+}
+END_TEST
+
+// 2048 and 5120 inputs: fc2 of base and of the largest model, several parts of the sum each.
+START_TEST(long_sums_are_exact_at_the_extremes_of_both_formats) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  for (OutputMode mode : kModes) {
+    ck_assert_int_eq(wrong_results(make_problem(7, 64, 2048, true, mode, Values::kExtreme), *kernels, 1), 0);
+    ck_assert_int_eq(wrong_results(make_problem(7, 64, 2048, false, mode, Values::kExtreme), *kernels, 1), 0);
+    ck_assert_int_eq(wrong_results(make_problem(3, 64, 5120, false, mode, Values::kExtreme), *kernels, 1), 0);
+  }
+}
+END_TEST
+
+START_TEST(several_tasks_and_any_number_of_threads_give_the_same) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  const Problem p = make_problem(2 * kInt8TaskRows + 5, 576, 64, false, OutputMode::kInt16, Values::kRandom);
+  for (int threads : {1, 2, 3}) ck_assert_int_eq(wrong_results(p, *kernels, threads), 0);
+}
+END_TEST
+
+START_TEST(shifts_at_their_limits_equal_the_definition) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  for (int s1 : {0, 1, 30}) {
+    for (int s2 : {0, 1, 30}) {
+      for (OutputMode mode : kModes) {
+        Problem p = make_problem(3, 64, 64, true, mode, Values::kRandom);
+        p.stage.s1 = s1;
+        p.stage.s2 = s2;
+        p.stage.gelu = {32767, s1, 32767, s2 > 14 ? 14 : s2, 30 - (s2 > 14 ? 14 : s2)};
+        for (int i = 0; i < p.rows * p.out; ++i) {
+          const int r = i / p.out, n = i % p.out;
+          p.results[i] = output(dot(&p.x[r * p.in], &p.weight[n * p.in], p.in), p.bias[n], p.multiplier[n], p.stage);
+        }
+        ck_assert_int_eq(wrong_results(p, *kernels, 1), 0);
+      }
+    }
+  }
+}
+END_TEST
+
+START_TEST(rows_are_quantized_as_defined) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  std::vector<float> x(4096);
+  const float inverse = 12.7f;
+  for (float& v : x) v = std::ldexp(static_cast<float>(random_int(-20000, 20000)), -10);
+  for (int i = 0; i < 64; ++i) x[i] = (static_cast<float>(i) + 0.5f) / inverse;  // ties, as far as f32 can say
+  x[64] = 1e30f;
+  x[65] = -1e30f;
+  x[66] = -0.0f;
+  std::vector<int16_t> expected;
+  for (float v : x) expected.push_back(static_cast<int16_t>(quantize(v, inverse, kInt8Limit)));
+  std::vector<uint8_t> bytes(x.size() * element_size(kernels->format8));
+  kernels->quantize8(x.data(), static_cast<int>(x.size()), inverse, bytes.data());
+  ck_assert(bytes == in_format(expected, kernels->format8));
+}
+END_TEST
+
+START_TEST(widths_that_are_no_multiple_of_64_are_refused) {
+  const Problem p = make_problem(1, 64, 64, false, OutputMode::kInt8, Values::kRandom);
+  Int8Layer layer = p.layer();
+  layer.in = 63;
+  bool refused = false;
+  try {
+    const Int8Linear linear(layer);
+  } catch (const std::invalid_argument&) {
+    refused = true;
+  }
+  ck_assert(refused);
+}
+END_TEST
+
+int main() {
+  Suite* suite = suite_create("int8_linear");
+  TCase* tests = tcase_create("int8_linear");
+  suite_add_tcase(suite, tests);
+  tcase_add_loop_test(tests, equals_the_definition_on_random_shapes, 0, kSets);
+  tcase_add_loop_test(tests, equals_the_definition_for_every_number_of_rows_up_to_two_blocks, 0, kSets);
+  tcase_add_loop_test(tests, long_sums_are_exact_at_the_extremes_of_both_formats, 0, kSets);
+  tcase_add_loop_test(tests, several_tasks_and_any_number_of_threads_give_the_same, 0, kSets);
+  tcase_add_loop_test(tests, shifts_at_their_limits_equal_the_definition, 0, kSets);
+  tcase_add_loop_test(tests, rows_are_quantized_as_defined, 0, kSets);
+  tcase_add_test(tests, widths_that_are_no_multiple_of_64_are_refused);
+  SRunner* runner = srunner_create(suite);
+  srunner_run_all(runner, CK_ENV);
+  const int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed ? 1 : 0;
+}
