@@ -479,7 +479,7 @@ void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
         close(count > held_.size() / 2 ? count : held_.size(), out);
       }
     }
-    const bool sentence_end = ends_sentence(word.text);
+    const bool sentence_end = single_words_ || ends_sentence(word.text);
     held_.push_back(std::move(word));
     if (sentence_end) close(held_.size(), out);
   }
@@ -487,6 +487,10 @@ void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
 
 void SegmentShaper::finish(std::vector<Segment>* out) {
   if (!held_.empty()) close(held_.size(), out);
+}
+
+void SegmentShaper::finish_before(double time, std::vector<Segment>* out) {
+  if (!held_.empty() && held_.front().end < time) close(held_.size(), out);
 }
 
 std::optional<double> SegmentShaper::held_since() const {

@@ -111,16 +111,22 @@ struct Segment {
 // subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text Style Guide).
 class SegmentShaper {
  public:
+  // single_words: every word is a caption of its own.
+  explicit SegmentShaper(bool single_words = false) : single_words_(single_words) {}
+
   // Takes words in time order. Captions that are complete are appended to `out`; their times never overlap.
   void add(std::vector<Word> words, std::vector<Segment>* out);
   // Closes the caption at hand.
   void finish(std::vector<Segment>* out);
+  // Closes the caption at hand if its first word ended before `time` (seconds).
+  void finish_before(double time, std::vector<Segment>* out);
   // Start of the oldest word still held, in seconds, or nothing.
   std::optional<double> held_since() const;
 
  private:
   void close(size_t count, std::vector<Segment>* out);
 
+  bool single_words_;
   std::vector<Word> held_;
   double last_end_ = 0;
 };

@@ -12,10 +12,32 @@
 namespace whisperxdna2 {
 namespace {  // each including file has its own copy, compiled for its own instruction set
 
+// IEEE half to single, exactly; no infinities or NaNs come in.
+inline float widen_half(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, magnitude = h & 0x7FFF;
+  float r;
+  if (magnitude < 0x400) {
+    r = static_cast<float>(magnitude) * 0x1p-24f;
+  } else {
+    const uint32_t bits = (magnitude << 13) + (112u << 23);
+    std::memcpy(&r, &bits, sizeof r);
+  }
+  return sign ? -r : r;
+}
+
+inline float widen_bf16(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float r;
+  std::memcpy(&r, &bits, sizeof r);
+  return r;
+}
+
 struct F32x1 {
   static constexpr int kLanes = 1;
   float v;
   static F32x1 load(const float* p) { return {*p}; }
+  static F32x1 load_half(const uint16_t* p) { return {widen_half(*p)}; }
+  static F32x1 load_bf16(const uint16_t* p) { return {widen_bf16(*p)}; }
   static F32x1 set(float x) { return {x}; }
   void store(float* p) const { *p = v; }
   friend F32x1 operator+(F32x1 a, F32x1 b) { return {a.v + b.v}; }
@@ -46,6 +68,13 @@ struct F32x8 {
   static constexpr int kLanes = 8;
   __m256 v;
   static F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static F32x8 load_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  static F32x8 load_bf16(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+  }
   static F32x8 set(float x) { return {_mm256_set1_ps(x)}; }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   friend F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -83,6 +112,13 @@ struct F32x16 {
   static constexpr int kLanes = 16;
   __m512 v;
   static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static F32x16 load_half(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static F32x16 load_bf16(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+  }
   static F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   friend F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }

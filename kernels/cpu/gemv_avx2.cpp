@@ -1,0 +1,5 @@
+#include "kernels/cpu/gemv-inl.h"
+
+namespace whisperxdna2 {
+const GemvKernels kGemvAvx2 = make_gemv_kernels<F32x8>();
+}  // namespace whisperxdna2

@@ -1,0 +1,5 @@
+#include "kernels/cpu/gemv-inl.h"
+
+namespace whisperxdna2 {
+const GemvKernels kGemvScalar = make_gemv_kernels<F32x1>();
+}  // namespace whisperxdna2
