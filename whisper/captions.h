@@ -15,6 +15,10 @@
 
 namespace whisperxdna2 {
 
+// A window is planned when this much audio after it is there, or the stream has ended: its last log-mel frame reaches that
+// far, and so does not depend on how the audio came in.
+constexpr int64_t kLookahead = 200;
+
 // A stretch of audio to decode.
 struct AudioWindow {
   int64_t first = 0, count = 0;

@@ -44,7 +44,7 @@ class ConsecutiveWindows : public CaptionPolicy {
     AudioWindow w;
     w.first = next_;
     w.count = std::min(window_, available - next_);
-    if (w.count <= 0 || (w.count < window_ && !ended)) return std::nullopt;
+    if (w.count <= 0 || (available < w.first + window_ + kLookahead && !ended)) return std::nullopt;
     next_ = w.end();
     w.last = ended && w.end() == available;
     return w;
@@ -142,6 +142,7 @@ struct Engine::State {
       throw Error(ErrorCode::kInvalidUse, "audio-context must lie between 64 and 1500 positions of 20 ms, not " +
                                               std::to_string(o.audio_context));
     }
+    wanted_token(o.language);
     for (auto& buffer : mel_buffers) {
       buffer.resize(static_cast<size_t>(model->dims.n_mels) * o.audio_context * kFramesPerPosition);
     }
@@ -264,6 +265,15 @@ struct Engine::State {
     release();
   }
 
+  // Language token of a setting; -1 where it is to be detected or the model knows English only. "en-US" and "en_US" name a
+  // language with a region.
+  int wanted_token(const std::string& wanted) const {
+    if (!model->tokenizer->special().multilingual || wanted.empty() || wanted == "auto") return -1;
+    const int id = model->tokenizer->language_id(wanted.substr(0, wanted.find_first_of("-_")));
+    if (id < 0) throw Error(ErrorCode::kInvalidUse, "the model knows no language \"" + wanted + "\"");
+    return id;
+  }
+
   // Language token for the features at hand: as set, or the one that was heard most so far.
   int language_token(const std::string& wanted) {
     const SpecialTokens& special = model->tokenizer->special();
@@ -271,12 +281,8 @@ struct Engine::State {
       spoken = "en";
       return -1;
     }
-    if (!wanted.empty() && wanted != "auto") {
-      // "en-US" and "en_US" name a language with a region.
-      const std::string code = wanted.substr(0, wanted.find_first_of("-_"));
-      const int id = model->tokenizer->language_id(code);
-      if (id < 0) throw Error(ErrorCode::kInvalidUse, "the model knows no language \"" + wanted + "\"");
-      spoken = code;
+    if (const int id = wanted_token(wanted); id >= 0) {
+      spoken = model->tokenizer->language_code(id);
       return id;
     }
     if (languages_heard < kLanguageWindows) {
@@ -603,6 +609,7 @@ void Engine::flush() {
 }
 
 void Engine::set_language(const std::string& language) {
+  state_->wanted_token(language);
   Lock lock(state_->mutex);
   state_->language = language;
 }

@@ -110,7 +110,7 @@ class Engine {
   // Forgets all audio and results. Only while flushing and with no call inside push(), drain() or next().
   void flush();
 
-  // Takes effect with the next window. Any thread.
+  // Takes effect with the next window. Any thread. Throws Error(kInvalidUse) for a language the model does not know.
   void set_language(const std::string& language);
   // Takes effect with the next stream: before the first sample, or after drain() or flush(). Any thread.
   void set_live(const std::optional<LiveOptions>& live);
