@@ -118,8 +118,7 @@ class ShortWindowPolicy : public CaptionPolicy {
       if (ahead_.back().last) return std::nullopt;
       first = next_start(ahead_.back(), signal);
     }
-    // One sample more than the window shows that the stream goes on; so the plan does not depend on when the end is told.
-    if (available <= first + window_ && !ended) return std::nullopt;
+    if (available < first + window_ + kLookahead && !ended) return std::nullopt;
     AudioWindow w;
     w.first = first;
     w.count = std::min(window_, available - first);
@@ -266,9 +265,9 @@ class LivePolicy : public CaptionPolicy {
         longest_(options.positions * 320 - samples(kRoom)) {}
 
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
-    if (busy_ || (ended ? finished_ : available - edge_ < hop_)) return std::nullopt;
+    if (busy_ || (ended ? finished_ : available - kLookahead - edge_ < hop_)) return std::nullopt;
     // Whole hops, so that the windows depend on the machine's speed only where it does not keep up.
-    int64_t edge = ended ? available : edge_ + (available - edge_) / hop_ * hop_;
+    int64_t edge = ended ? available : edge_ + (available - kLookahead - edge_) / hop_ * hop_;
     edge = std::min(edge, std::max(first_, edge_) + longest_);  // never skip audio
     finished_ = ended && edge == available;
     edge_ = edge;
@@ -404,7 +403,7 @@ class LongWindowPolicy : public CaptionPolicy {
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
     if (busy_) return std::nullopt;
     const int64_t rest = available - seek_;
-    if (ended ? rest < samples(kTooShort) && (seek_ > 0 || rest <= 0) : rest <= kWindow) return std::nullopt;
+    if (ended ? rest < samples(kTooShort) && (seek_ > 0 || rest <= 0) : rest < kWindow + kLookahead) return std::nullopt;
     busy_ = true;
     AudioWindow w;
     w.first = seek_;
@@ -479,7 +478,7 @@ void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
         close(count > held_.size() / 2 ? count : held_.size(), out);
       }
     }
-    const bool sentence_end = ends_sentence(word.text);
+    const bool sentence_end = single_words_ || ends_sentence(word.text);
     held_.push_back(std::move(word));
     if (sentence_end) close(held_.size(), out);
   }
@@ -487,6 +486,10 @@ void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
 
 void SegmentShaper::finish(std::vector<Segment>* out) {
   if (!held_.empty()) close(held_.size(), out);
+}
+
+void SegmentShaper::finish_before(double time, std::vector<Segment>* out) {
+  if (!held_.empty() && held_.front().end < time) close(held_.size(), out);
 }
 
 std::optional<double> SegmentShaper::held_since() const {

@@ -15,6 +15,10 @@
 
 namespace whisperxdna2 {
 
+// A window is planned when this much audio after it is there, or the stream has ended: its last log-mel frame reaches that
+// far, and so does not depend on how the audio came in.
+constexpr int64_t kLookahead = 200;
+
 // A stretch of audio to decode.
 struct AudioWindow {
   int64_t first = 0, count = 0;
@@ -111,16 +115,22 @@ struct Segment {
 // subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text Style Guide).
 class SegmentShaper {
  public:
+  // single_words: every word is a caption of its own.
+  explicit SegmentShaper(bool single_words = false) : single_words_(single_words) {}
+
   // Takes words in time order. Captions that are complete are appended to `out`; their times never overlap.
   void add(std::vector<Word> words, std::vector<Segment>* out);
   // Closes the caption at hand.
   void finish(std::vector<Segment>* out);
+  // Closes the caption at hand if its first word ended before `time` (seconds).
+  void finish_before(double time, std::vector<Segment>* out);
   // Start of the oldest word still held, in seconds, or nothing.
   std::optional<double> held_since() const;
 
  private:
   void close(size_t count, std::vector<Segment>* out);
 
+  bool single_words_;
   std::vector<Word> held_;
   double last_end_ = 0;
 };

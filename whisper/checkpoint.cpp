@@ -231,11 +231,12 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
     sources[stored.source.get()] = stored.source->size();
   }
   if (checkpoint.tensors.size() > expected.size()) {
-    for (const auto& [name, stored] : checkpoint.tensors)
+    for (const auto& stored : checkpoint.tensors)
       if (std::none_of(expected.begin(), expected.end(),
-                       [&](const Expected& tensor) { return tensor.name == name; }))
+                       [&](const Expected& tensor) { return tensor.name == stored.first; }))
         throw Error(ErrorCode::kInvalidFile,
-                    describe(stored, name) + " does not belong to a Whisper model of this size");
+                    describe(stored.second, stored.first) +
+                        " does not belong to a Whisper model of this size");
   }
   // f32 vectors at most double what is in the file; four bits become sixteen.
   for (const auto& [source, size] : sources) file_bytes += size;
@@ -273,6 +274,14 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
   model->decoder_pages->fill();
   model->content_key = model->encoder_pages->digest() + model->decoder_pages->digest();
   return model;
+}
+
+std::vector<std::pair<std::string, const Tensor*>> list_tensors(const Model& model) {
+  std::vector<std::pair<std::string, const Tensor*>> list;
+  // The table only takes addresses.
+  for (Expected& tensor : expected_tensors(const_cast<Model&>(model)))
+    list.emplace_back(std::move(tensor.name), tensor.slot);
+  return list;
 }
 
 }  // namespace whisperxdna2

@@ -57,4 +57,7 @@ void check_dims(const std::string& path, const ModelDims& dims);
 // give the same bytes, and the same content_key, from every format that stores them in the same precision.
 std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::string& path);
 
+// All tensors of a model with their names, in the order they have in memory. Valid while the model lives.
+std::vector<std::pair<std::string, const Tensor*>> list_tensors(const Model& model);
+
 }  // namespace whisperxdna2

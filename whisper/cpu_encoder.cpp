@@ -74,6 +74,7 @@ PackedLinear pack_convolution(const Tensor& weight, const Tensor& bias) {
 }
 
 std::shared_ptr<const PackedEncoder> pack_encoder(const Model& m) {
+  const std::shared_ptr<const void> held = m.hold_encoder_weights();
   auto p = std::make_shared<PackedEncoder>();
   p->dims = m.dims;
   p->conv1 = pack_convolution(m.conv1_weight, m.conv1_bias);

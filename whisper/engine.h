@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,11 @@
 
 namespace whisperxdna2 {
 
-enum class Output { kCaptions, kFeatures };
+enum class Output {
+  kCaptions,  // a Segment is a caption: a sentence, or what fits two lines
+  kWords,     // a Segment is a word, returned as soon as it is final
+  kFeatures,  // encoder output; the decoder is not needed
+};
 
 struct EngineOptions {
   std::string model_path;          // empty = default_model_path()
@@ -38,6 +43,7 @@ struct EngineOptions {
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
+  std::optional<LiveOptions> live; // captions soon after they are said; ignored for features; see set_live()
 };
 
 // What next() returns. Times are samples since the first sample after construction, flush() or the last kDrained.
@@ -50,6 +56,7 @@ struct Result {
   };
   Kind kind = Kind::kInterrupted;
   std::vector<Segment> segments;
+  std::vector<Word> partial;       // live only: what is being said after them, to be shown but not kept
   // Everything before this sample is final: text that was said there has been returned.
   int64_t settled = 0;
   // kFeatures: row-major [positions][d_model]; the first `valid_positions` of them come from audio.
@@ -103,8 +110,10 @@ class Engine {
   // Forgets all audio and results. Only while flushing and with no call inside push(), drain() or next().
   void flush();
 
-  // Settings that may change while running take effect with the next window. Any thread.
+  // Takes effect with the next window. Any thread. Throws Error(kInvalidUse) for a language the model does not know.
   void set_language(const std::string& language);
+  // Takes effect with the next stream: before the first sample, or after drain() or flush(). Any thread.
+  void set_live(const std::optional<LiveOptions>& live);
   EngineStats stats() const;
 
  private:

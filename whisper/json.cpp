@@ -6,24 +6,59 @@ namespace whisperxdna2 {
 namespace {
 
 constexpr int kMaxDepth = 32;
-constexpr int kMaxValues = 400000;
+constexpr int kMaxValues = 400000;  // keys count as values
 constexpr uint64_t kMaxBytes = 16 << 20;
 
 [[noreturn]] void fail(const std::string& path, const std::string& message) {
   throw Error(ErrorCode::kInvalidFile, path + ": " + message);
 }
 
+// Walks over a text without building anything.
+class Guard : public nlohmann::json_sax<Json> {
+ public:
+  const char* complaint = nullptr;
+
+  bool null() override { return value(); }
+  bool boolean(bool) override { return value(); }
+  bool number_integer(number_integer_t) override { return value(); }
+  bool number_unsigned(number_unsigned_t) override { return value(); }
+  bool number_float(number_float_t, const string_t&) override { return value(); }
+  bool string(string_t&) override { return value(); }
+  bool binary(binary_t&) override { return value(); }
+  bool key(string_t&) override { return value(); }
+  bool start_object(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;  // the second pass reports it
+  }
+
+ private:
+  bool value() {
+    if (++values_ > kMaxValues) complaint = "too many values";
+    return !complaint;
+  }
+  bool enter() {
+    if (++depth_ > kMaxDepth) complaint = "nested too deeply";
+    return value();
+  }
+  bool leave() {
+    --depth_;
+    return true;
+  }
+
+  int values_ = 0, depth_ = 0;
+};
+
 }  // namespace
 
 Json parse_json(const std::string& text, const std::string& path) {
-  int values = 0;
-  const auto guard = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxDepth) fail(path, "nested too deeply");
-    if (++values > kMaxValues) fail(path, "too many values");
-    return true;
-  };
+  Guard guard;
+  Json::sax_parse(text, &guard);
+  if (guard.complaint) fail(path, guard.complaint);
   try {
-    return Json::parse(text, guard);
+    return Json::parse(text);
   } catch (const Json::exception& error) {
     fail(path, std::string("not valid JSON: ") + error.what());
   }

@@ -26,17 +26,17 @@ float from_f16(uint16_t half) {
   return float_of(bits_of(magnitude) | special | static_cast<uint32_t>(half & 0x8000) << 16);
 }
 
+// Computes all cases and selects, for the vectorizer's sake.
 uint16_t to_f16(float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t sign = bits >> 16 & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);   // NaN
-  if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // rounds beyond 65504
-  // Subnormal halves: adding 0.5 leaves units of 2^-24 in the low mantissa bits, rounded by the addition itself.
-  if (magnitude < 0x38800000)
-    return static_cast<uint16_t>(sign | (bits_of(float_of(magnitude) + 0.5f) - 0x3f000000));
-  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
-  return static_cast<uint16_t>(sign | (rounded - 0x38000000) >> 13);
+  const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13;
+  // Adding 0.5 leaves units of 2^-24 in the low mantissa bits, rounded by the addition itself.
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000;
+  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
+  const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;
+  return static_cast<uint16_t>(sign | (magnitude >= 0x477ff000 ? special : finite));
 }
 
 uint16_t load16(const uint8_t* at) {

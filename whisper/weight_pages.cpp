@@ -14,6 +14,14 @@ constexpr int64_t kChunk = 1 << 18;  // elements converted at once
 
 uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+// Divides each of the `count / length` rows by its scale.
+void divide_rows(float* values, int64_t count, int64_t length, const float* scales) {
+  for (; count > 0; count -= length, values += length, ++scales) {
+    const float scale = *scales;
+    for (int64_t i = 0; i < length; ++i) values[i] /= scale;
+  }
+}
+
 // Reads a tensor into `to` as `dtype`.
 void load(const StoredTensor& tensor, DType dtype, int64_t elements, void* to) {
   const Storage storage = tensor.storage;
@@ -27,8 +35,7 @@ void load(const StoredTensor& tensor, DType dtype, int64_t elements, void* to) {
     scales.resize(tensor.shape[0]);
     tensor.source->read(tensor.scale_offset, scales.data(), scales.size() * sizeof(float));
   }
-  // Chunks of whole rows, or where a row is a long one, of whole blocks.
-  const int64_t chunk = row > kChunk ? kChunk : kChunk / row * row;
+  const int64_t chunk = std::max<int64_t>(kChunk / row, 1) * row;  // whole rows
   std::vector<char> raw(
       static_cast<size_t>(chunk / block_elements(storage) * block_bytes(storage)));
   std::vector<float> values(static_cast<size_t>(chunk));
@@ -40,8 +47,8 @@ void load(const StoredTensor& tensor, DType dtype, int64_t elements, void* to) {
     tensor.source->read(offset, raw.data(), bytes);
     offset += bytes;
     to_f32(storage, raw.data(), count, values.data());
-    for (int64_t i = 0; i < count && !scales.empty(); ++i)
-      values[static_cast<size_t>(i)] /= scales[static_cast<size_t>((first + i) / row)];
+    if (storage == Storage::kInt8)
+      divide_rows(values.data(), count, row, scales.data() + first / row);
     if (dtype == DType::kF32) {
       std::copy_n(values.data(), count, static_cast<float*>(to) + first);
     } else {

@@ -357,4 +357,5 @@ def main():
     write(f"{out}/expected-bf16.f32", array("I", [w >> 16 << 16 for w in array("I", watched.tobytes())]).tobytes())
 
 
-main()
+if __name__ == "__main__":
+    main()
