@@ -20,12 +20,19 @@
  * ## Latency
  *
  * Whisper reads audio in windows (#GstWhisperXdna2Enc:audio-context, 10.24 s by
- * default), so that a word can come out up to one window after it was said. A
- * caption is held until it is complete, at most another 7 s. In a live pipeline
- * the element reports that much, plus #GstWhisperXdna2Enc:latency for
- * the processing itself. Branches that play beside the captions need a queue
- * that holds as much. #GstWhisperXdna2Enc:lateness shifts the captions instead:
- * they are shown later by that much, and the pipeline waits less.
+ * default). Of a recording each stretch is read once, so that a word comes out
+ * up to one window after it was said, and a caption when it is complete. From a
+ * live source a window is read again every second, and text comes out at the
+ * latest 4 s after it was said. The element reports this, plus
+ * #GstWhisperXdna2Enc:latency for the processing itself. Branches that play
+ * beside the captions need a queue that holds as much.
+ * #GstWhisperXdna2Enc:lateness shifts the captions instead: they are shown later
+ * by that much, and the pipeline waits less.
+ *
+ * What is being said but not yet final is posted as element messages named
+ * `whisperxdna2enc/partial`; every final caption or word as
+ * `whisperxdna2enc/segment`, every change of language as
+ * `whisperxdna2enc/language`.
  *
  * Nothing is dropped when processing cannot keep up: the element blocks its
  * upstream, and posts a WARNING that says how late the text is.
@@ -71,8 +78,10 @@
 #include <cmath>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -88,6 +97,7 @@ using whisperxdna2::Engine;
 using whisperxdna2::EngineOptions;
 using whisperxdna2::Error;
 using whisperxdna2::ErrorCode;
+using whisperxdna2::LiveOptions;
 using whisperxdna2::Output;
 using whisperxdna2::Result;
 using whisperxdna2::Segment;
@@ -96,7 +106,7 @@ using whisperxdna2::Segment;
 static constexpr gint RATE = 16000;
 /* Encoder positions a second: one of 20 ms per 320 samples. */
 static constexpr gint POSITIONS_PER_SECOND = 50;
-/* Longest time for which a caption waits for its last word. */
+/* Longest time for which a caption of a recording waits for its last word. */
 static constexpr GstClockTime CAPTION_HOLD = 7 * GST_SECOND;
 /* Windows that can be in the engine before it blocks, besides the one that is
  * being filled. */
@@ -212,16 +222,16 @@ struct Private
 
   enum
   { NO_ENGINE, LOADING, READY, FAILED } load_state = NO_ENGINE;
-  std::shared_ptr<Engine> engine;    /* set iff READY */
+  std::shared_ptr<Engine> engine;       /* set iff READY */
+  std::shared_ptr<std::atomic<bool>> cancel_load;       /* set iff LOADING */
   EngineOptions options;        /* of the engine, or of the one loading */
   GstClockTime upstream_latency = GST_CLOCK_TIME_NONE;  /* known if live */
   GstClockTime max_observed_delay = 0;
   guint64 late_buffers = 0;
   guint64 discontinuities = 0;
 
-  /* --- Owned by whoever changes state, or by the streaming thread --- */
-  std::thread loader;
-  std::atomic<bool> cancel_load { false };
+  /* --- Used by who starts a load: a state change, or the streaming thread */
+  std::thread loader;           /* the last one started; it joins the ones before */
 
   /* --- Guarded by the sink pad's stream lock --- */
   GstAudioInfo info;
@@ -407,11 +417,12 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
         code = GST_RESOURCE_ERROR_FAILED;
         kind = "device failure";
         break;
-      case ErrorCode::kInterrupted:
       case ErrorCode::kInvalidUse:
-        domain = GST_CORE_ERROR;
-        code = GST_CORE_ERROR_FAILED;
+        code = GST_LIBRARY_ERROR_SETTINGS;
         kind = "invalid use";
+        break;
+      case ErrorCode::kInterrupted:
+        kind = "interrupted";
         break;
     }
   } else if (dynamic_cast<const std::bad_alloc *> (&exception)) {
@@ -431,7 +442,7 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
 /* What the element itself adds: the time from a buffer's first sample to its
  * departure, and how much audio it takes in before it blocks. */
 static void
-gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self,
+gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self, gboolean live,
     GstClockTime * min, GstClockTime * max)
 {
   Private *priv = self->priv;
@@ -444,14 +455,19 @@ gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self,
 
   GstClockTime window = gst_util_uint64_scale_int (settings.audio_context,
       GST_SECOND, POSITIONS_PER_SECOND);
-  GstClockTime needed = window + settings.latency_ms * GST_MSECOND;
-  if (output == Output::kCaptions &&
-      settings.output_unit == OUTPUT_UNIT_SEGMENT)
-    needed += CAPTION_HOLD;
-
+  /* Time from one result to the next, and how long text is held back then. */
+  GstClockTime hop = window, hold = 0;
+  if (live && output != Output::kFeatures) {
+    const LiveOptions options;
+    hop = options.hop * GST_SECOND;
+    hold = (options.deadline - options.hop) * GST_SECOND;
+  } else if (output == Output::kCaptions) {
+    hold = CAPTION_HOLD;
+  }
+  GstClockTime needed = hop + hold + settings.latency_ms * GST_MSECOND;
   GstClockTime lateness = settings.lateness_ms * GST_MSECOND;
   *min = needed > lateness ? needed - lateness : 0;
-  *max = std::max (*min, (1 + WINDOWS_IN_FLIGHT) * window);
+  *max = std::max (*min, window + WINDOWS_IN_FLIGHT * hop);
 }
 
 /* --- Loading ------------------------------------------------------------- */
@@ -464,12 +480,29 @@ gst_whisper_xdna2_enc_post_progress (GstWhisperXdna2Enc * self,
       gst_message_new_progress (GST_OBJECT (self), type, "load", text));
 }
 
+/* An engine that does not know the language goes on with the one it has. */
 static void
-gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self, EngineOptions options,
-    std::shared_ptr<Engine> previous)
+gst_whisper_xdna2_enc_apply_language (GstWhisperXdna2Enc * self,
+    Engine * engine)
+{
+  try {
+    engine->set_language (gst_whisper_xdna2_enc_settings (self).language);
+  } catch (const std::exception & e) {
+    GST_ELEMENT_WARNING (self, LIBRARY, SETTINGS, ("%s", e.what ()),
+        (nullptr));
+  }
+}
+
+/* In a thread of its own. A canceled load ends when the engine lets it, which
+ * nobody waits for; what it made is not used. */
+static void
+gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
+    const EngineOptions & options, std::shared_ptr<Engine> previous,
+    std::shared_ptr<std::atomic<bool>> cancel)
 {
   Private *priv = self->priv;
   std::shared_ptr<Engine> engine;
+  std::exception_ptr failure;
 
   gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_START,
       "Loading the model");
@@ -481,39 +514,46 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self, EngineOptions options,
           gst_whisper_xdna2_enc_post_progress (self,
               GST_PROGRESS_TYPE_CONTINUE, text);
           g_free (text);
-        }, &priv->cancel_load);
-  } catch (const std::exception & e) {
-    auto *error = dynamic_cast<const Error *> (&e);
-    gboolean canceled = error && error->code () == ErrorCode::kInterrupted;
-    {
-      Lock lock (priv->lock);
-      priv->load_state = canceled ? Private::NO_ENGINE : Private::FAILED;
+        }, cancel.get ());
+  } catch (...) {
+    failure = std::current_exception ();
+  }
+  previous.reset ();
+
+  gboolean current;
+  {
+    Lock lock (priv->lock);
+    current = priv->cancel_load == cancel;
+    if (current) {
+      priv->cancel_load.reset ();
+      priv->load_state = engine ? Private::READY : Private::FAILED;
+      priv->engine = engine;
+      if (engine)
+        engine->set_flushing (priv->flow == GST_FLOW_FLUSHING);
       priv->wake.notify_all ();
     }
-    if (canceled) {
-      gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_CANCELED,
-          "Loading was canceled");
-    } else {
-      gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_ERROR,
-          "Loading failed");
+  }
+
+  if (!current) {
+    gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_CANCELED,
+        "Loading was canceled");
+    return;
+  }
+  if (failure) {
+    gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_ERROR,
+        "Loading failed");
+    try {
+      std::rethrow_exception (failure);
+    } catch (const std::exception & e) {
       gst_whisper_xdna2_enc_post_error (self, e);
     }
     return;
   }
-
-  previous.reset ();
   for (const std::string & notice : engine->notices ())
     GST_ELEMENT_INFO (self, RESOURCE, SETTINGS, ("%s", notice.c_str ()),
-        (nullptr));
-  {
-    Lock lock (priv->lock);
-    priv->engine = engine;
-    priv->load_state = Private::READY;
-    engine->set_flushing (priv->flow == GST_FLOW_FLUSHING);
-    priv->wake.notify_all ();
-  }
-  /* The language may have been changed meanwhile. */
-  engine->set_language (gst_whisper_xdna2_enc_settings (self).language);
+        ("%s", notice.c_str ()));       /* gst-launch-1.0 shows this one */
+  /* It may have been changed meanwhile. */
+  gst_whisper_xdna2_enc_apply_language (self, engine.get ());
   g_object_notify_by_pspec (G_OBJECT (self), properties[PROP_ACTIVE_BACKEND]);
   gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_COMPLETE,
       "The model is ready");
@@ -522,9 +562,13 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self, EngineOptions options,
 static void
 gst_whisper_xdna2_enc_cancel_load (GstWhisperXdna2Enc * self)
 {
-  self->priv->cancel_load = true;
-  if (self->priv->loader.joinable ())
-    self->priv->loader.join ();
+  Private *priv = self->priv;
+  Lock lock (priv->lock);
+  if (!priv->cancel_load)
+    return;
+  *priv->cancel_load = true;
+  priv->cancel_load.reset ();
+  priv->load_state = Private::NO_ENGINE;
 }
 
 /* Sees to it that an engine for `output` and the present settings is there or
@@ -545,7 +589,6 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
   options.translate = settings.translate;
   options.audio_context = settings.audio_context;
 
-  std::shared_ptr<Engine> previous;
   {
     Lock lock (priv->lock);
     const EngineOptions & o = priv->options;
@@ -559,17 +602,23 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
   }
 
   gst_whisper_xdna2_enc_cancel_load (self);
+  auto cancel = std::make_shared<std::atomic<bool>> (false);
+  std::shared_ptr<Engine> previous;
   {
     Lock lock (priv->lock);
     /* Kept until the new one is there: they may share the weights. */
-    previous = std::move (priv->engine);
-    priv->engine.reset ();
+    previous.swap (priv->engine);
     priv->options = options;
     priv->load_state = Private::LOADING;
+    priv->cancel_load = cancel;
   }
-  priv->cancel_load = false;
-  priv->loader = std::thread (gst_whisper_xdna2_enc_load, self,
-      std::move (options), std::move (previous));
+  priv->loader = std::thread ([self, options, previous = std::move (previous),
+          cancel, before = std::move (priv->loader)] () mutable {
+        if (before.joinable ())
+          before.join ();
+        gst_whisper_xdna2_enc_load (self, options, std::move (previous),
+            std::move (cancel));
+      });
 }
 
 /* Waits for the loader. No engine: *flow says why. */
@@ -741,12 +790,13 @@ gst_whisper_xdna2_enc_allowed_caps (GstWhisperXdna2Enc * self)
 }
 
 static Output
-gst_whisper_xdna2_enc_output_for (GstCaps * caps)
+gst_whisper_xdna2_enc_output_for (GstWhisperXdna2Enc * self, GstCaps * caps)
 {
-  if (gst_caps_is_empty (caps))
-    return Output::kCaptions;
-  return gst_structure_has_name (gst_caps_get_structure (caps, 0),
-      "text/x-raw") ? Output::kCaptions : Output::kFeatures;
+  if (!gst_caps_is_empty (caps) &&
+      !gst_structure_has_name (gst_caps_get_structure (caps, 0), "text/x-raw"))
+    return Output::kFeatures;
+  return gst_whisper_xdna2_enc_settings (self).output_unit ==
+      OUTPUT_UNIT_WORD ? Output::kWords : Output::kCaptions;
 }
 
 /* All caps that describe these features exactly. NNStreamer compares
@@ -788,7 +838,7 @@ gst_whisper_xdna2_enc_negotiate (GstWhisperXdna2Enc * self)
     return GST_FLOW_NOT_NEGOTIATED;
   }
 
-  Output output = gst_whisper_xdna2_enc_output_for (allowed);
+  Output output = gst_whisper_xdna2_enc_output_for (self, allowed);
   gboolean change;
   {
     Lock lock (priv->lock);
@@ -804,7 +854,7 @@ gst_whisper_xdna2_enc_negotiate (GstWhisperXdna2Enc * self)
   }
 
   GstCaps *caps;
-  if (output == Output::kCaptions) {
+  if (output != Output::kFeatures) {
     caps = gst_caps_truncate (allowed);
   } else {
     GstFlowReturn flow;
@@ -844,6 +894,28 @@ gst_whisper_xdna2_enc_ensure_negotiated (GstWhisperXdna2Enc * self)
   if (!gst_pad_check_reconfigure (self->srcpad) && self->priv->src_caps)
     return GST_FLOW_OK;
   return gst_whisper_xdna2_enc_negotiate (self);
+}
+
+/* Asks upstream how it is, at the start of a stream. */
+static std::optional<LiveOptions>
+gst_whisper_xdna2_enc_live_options (GstWhisperXdna2Enc * self)
+{
+  Private *priv = self->priv;
+  GstQuery *query = gst_query_new_latency ();
+  gboolean live = FALSE;
+  GstClockTime min = 0;
+
+  if (gst_pad_peer_query (self->sinkpad, query))
+    gst_query_parse_latency (query, &live, &min, nullptr);
+  gst_query_unref (query);
+
+  Lock lock (priv->lock);
+  priv->upstream_latency = live ? min : GST_CLOCK_TIME_NONE;
+  if (!live)
+    return std::nullopt;
+  LiveOptions options;
+  options.positions = priv->options.audio_context;
+  return options;
 }
 
 /* --- Input --------------------------------------------------------------- */
@@ -896,6 +968,8 @@ gst_whisper_xdna2_enc_push_samples (GstWhisperXdna2Enc * self,
   if (!engine)
     return flow;
 
+  if (!priv->in_stream)
+    engine->set_live (gst_whisper_xdna2_enc_live_options (self));
   {
     Lock lock (priv->lock);
     if (priv->flow != GST_FLOW_OK)
@@ -1208,7 +1282,7 @@ gst_whisper_xdna2_enc_observe_delay (GstWhisperXdna2Enc * self,
       now <= due)
     return;
 
-  gst_whisper_xdna2_enc_own_latency (self, &own_min, &own_max);
+  gst_whisper_xdna2_enc_own_latency (self, TRUE, &own_min, &own_max);
   announced += own_min;
   GstClockTime delay = now - due;
   gboolean more = FALSE, late = delay > announced;
@@ -1309,24 +1383,20 @@ gst_whisper_xdna2_enc_announce_language (GstWhisperXdna2Enc * self,
               G_TYPE_STRING, language.c_str (), nullptr)));
 }
 
+/* Takes `fields` and adds the times, as the level element has them. */
 static void
-gst_whisper_xdna2_enc_post_segment (GstWhisperXdna2Enc * self,
-    const Segment & segment, GstClockTime pts, GstClockTime duration)
+gst_whisper_xdna2_enc_post_text (GstWhisperXdna2Enc * self,
+    GstStructure * fields, GstClockTime pts, GstClockTime end)
 {
-  const GstSegment *out = &self->priv->out_segment;
+  const GstSegment *segment = &self->priv->out_segment;
+  gst_structure_set (fields, "timestamp", G_TYPE_UINT64, pts,
+      "stream-time", G_TYPE_UINT64,
+      gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts),
+      "running-time", G_TYPE_UINT64,
+      gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts),
+      "duration", G_TYPE_UINT64, end - pts, nullptr);
   gst_element_post_message (GST_ELEMENT (self),
-      gst_message_new_element (GST_OBJECT (self),
-          gst_structure_new ("whisperxdna2enc/segment",
-              "text", G_TYPE_STRING, segment.text.c_str (),
-              "language-code", G_TYPE_STRING, segment.language.c_str (),
-              "confidence", G_TYPE_DOUBLE, (gdouble) segment.confidence,
-              "window", G_TYPE_INT64, (gint64) segment.window,
-              "timestamp", G_TYPE_UINT64, pts,
-              "stream-time", G_TYPE_UINT64,
-              gst_segment_to_stream_time (out, GST_FORMAT_TIME, pts),
-              "running-time", G_TYPE_UINT64,
-              gst_segment_to_running_time (out, GST_FORMAT_TIME, pts),
-              "duration", G_TYPE_UINT64, duration, nullptr)));
+      gst_message_new_element (GST_OBJECT (self), fields));
 }
 
 /* Takes the buffer. */
@@ -1344,23 +1414,6 @@ gst_whisper_xdna2_enc_push_buffer (GstWhisperXdna2Enc * self,
   priv->position = end;
   gst_whisper_xdna2_enc_observe_delay (self, buffer);
   return gst_pad_push (self->srcpad, buffer);
-}
-
-static GstFlowReturn
-gst_whisper_xdna2_enc_push_text (GstWhisperXdna2Enc * self,
-    const std::string & text, const Segment & segment, gfloat confidence,
-    GstClockTime pts, GstClockTime end)
-{
-  GstBuffer *buffer = gst_buffer_new_memdup (text.data (), text.size ());
-  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, ITEM_META);
-  gst_structure_set (gst_custom_meta_get_structure (meta),
-      "language-code", G_TYPE_STRING, segment.language.c_str (),
-      "confidence", G_TYPE_DOUBLE, (gdouble) confidence,
-      "window", G_TYPE_INT64, (gint64) segment.window, nullptr);
-  gst_whisper_xdna2_enc_push_gap (self, pts);
-  self->priv->utterance_open = TRUE;
-  self->priv->text_end = end;
-  return gst_whisper_xdna2_enc_push_buffer (self, buffer, pts, end);
 }
 
 static gboolean
@@ -1381,45 +1434,74 @@ gst_whisper_xdna2_enc_time_of (GstWhisperXdna2Enc * self, guint64 sample)
   return self->priv->base_pts + samples_to_time (sample);
 }
 
+/* Start and end of a text: after all that has left, and not empty. */
+static std::pair<GstClockTime, GstClockTime>
+gst_whisper_xdna2_enc_text_span (GstWhisperXdna2Enc * self, double start,
+    double end)
+{
+  GstClockTime position = self->priv->position;
+  GstClockTime from = gst_whisper_xdna2_enc_time_of (self,
+      seconds_to_samples (start));
+  GstClockTime to = gst_whisper_xdna2_enc_time_of (self,
+      seconds_to_samples (end));
+  if (GST_CLOCK_TIME_IS_VALID (position))
+    from = std::max (from, position);
+  return { from, std::max (to, from + samples_to_time (MIN_TEXT_SAMPLES)) };
+}
+
 static GstFlowReturn
 gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
-    const Segment & segment, gint output_unit)
+    const Segment & segment)
 {
   Private *priv = self->priv;
-  GstFlowReturn flow = GST_FLOW_OK;
 
   gst_whisper_xdna2_enc_announce_language (self, segment.language);
 
-  /* Start and end on the sample grid, after all that has left, not empty. */
-  auto times = [self, priv] (double from, double to) {
-    GstClockTime pts = gst_whisper_xdna2_enc_time_of (self,
-        seconds_to_samples (from));
-    GstClockTime end = gst_whisper_xdna2_enc_time_of (self,
-        seconds_to_samples (to));
-    if (GST_CLOCK_TIME_IS_VALID (priv->position))
-      pts = std::max (pts, priv->position);
-    return std::make_pair (pts, std::max (end,
-            pts + samples_to_time (MIN_TEXT_SAMPLES)));
-  };
+  auto [pts, end] = gst_whisper_xdna2_enc_text_span (self, segment.start,
+      segment.end);
+  gst_whisper_xdna2_enc_post_text (self,
+      gst_structure_new ("whisperxdna2enc/segment",
+          "text", G_TYPE_STRING, segment.text.c_str (),
+          "language-code", G_TYPE_STRING, segment.language.c_str (),
+          "confidence", G_TYPE_DOUBLE, (gdouble) segment.confidence,
+          "window", G_TYPE_INT64, (gint64) segment.window, nullptr), pts, end);
 
-  auto whole = times (segment.start, segment.end);
-  gst_whisper_xdna2_enc_post_segment (self, segment, whole.first,
-      whole.second - whole.first);
-  if (output_unit == OUTPUT_UNIT_SEGMENT) {
-    flow = gst_whisper_xdna2_enc_push_text (self, segment.text, segment,
-        segment.confidence, whole.first, whole.second);
-  } else {
-    for (const whisperxdna2::Word & word : segment.words) {
-      auto span = times (word.start, word.end);
-      flow = gst_whisper_xdna2_enc_push_text (self, word.text, segment,
-          word.probability, span.first, span.second);
-      if (flow != GST_FLOW_OK)
-        return flow;
-    }
-  }
+  GstBuffer *buffer = gst_buffer_new_memdup (segment.text.data (),
+      segment.text.size ());
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, ITEM_META);
+  gst_structure_set (gst_custom_meta_get_structure (meta),
+      "language-code", G_TYPE_STRING, segment.language.c_str (),
+      "confidence", G_TYPE_DOUBLE, (gdouble) segment.confidence,
+      "window", G_TYPE_INT64, (gint64) segment.window, nullptr);
+
+  gst_whisper_xdna2_enc_push_gap (self, pts);
+  priv->utterance_open = TRUE;
+  priv->text_end = end;
+  GstFlowReturn flow =
+      gst_whisper_xdna2_enc_push_buffer (self, buffer, pts, end);
   if (flow == GST_FLOW_OK && ends_sentence (segment.text))
     gst_whisper_xdna2_enc_end_utterance (self);
   return flow;
+}
+
+/* Tells the application what is being said but may still change. */
+static void
+gst_whisper_xdna2_enc_post_partial (GstWhisperXdna2Enc * self,
+    const std::vector<whisperxdna2::Word> & words)
+{
+  if (words.empty ())
+    return;
+  std::string text;
+  for (const whisperxdna2::Word & word : words) {
+    if (!text.empty () && word.space_before)
+      text += ' ';
+    text += word.text;
+  }
+  auto [pts, end] = gst_whisper_xdna2_enc_text_span (self,
+      words.front ().start, words.back ().end);
+  gst_whisper_xdna2_enc_post_text (self,
+      gst_structure_new ("whisperxdna2enc/partial", "text", G_TYPE_STRING,
+          text.c_str (), nullptr), pts, end);
 }
 
 #if GST_CHECK_VERSION (1, 26, 0)
@@ -1537,9 +1619,8 @@ gst_whisper_xdna2_enc_run_result (GstWhisperXdna2Enc * self, Result && result,
   if (result.kind == Result::Kind::kFeatures) {
     flow = gst_whisper_xdna2_enc_push_features (self, std::move (result));
   } else {
-    gint unit = gst_whisper_xdna2_enc_settings (self).output_unit;
     for (const Segment & segment : result.segments) {
-      flow = gst_whisper_xdna2_enc_push_segment (self, segment, unit);
+      flow = gst_whisper_xdna2_enc_push_segment (self, segment);
       if (flow != GST_FLOW_OK)
         break;
       /* A flush out of this very push made the rest void. */
@@ -1548,9 +1629,11 @@ gst_whisper_xdna2_enc_run_result (GstWhisperXdna2Enc * self, Result && result,
         return GST_FLOW_OK;
     }
   }
-  if (flow == GST_FLOW_OK && result.kind != Result::Kind::kDrained)
+  if (flow == GST_FLOW_OK && result.kind != Result::Kind::kDrained) {
     gst_whisper_xdna2_enc_push_gap (self,
         gst_whisper_xdna2_enc_time_of (self, result.settled));
+    gst_whisper_xdna2_enc_post_partial (self, result.partial);
+  }
   return flow;
 }
 
@@ -1570,7 +1653,8 @@ gst_whisper_xdna2_enc_stop_flow (GstWhisperXdna2Enc * self, GstFlowReturn flow,
     GST_DEBUG_OBJECT (self, "stopping: %s", gst_flow_get_name (flow));
     priv->flow = flow;
     for (const Job & job : priv->jobs) {
-      if (job.event && GST_EVENT_TYPE (job.event) == GST_EVENT_EOS)
+      if (flow != GST_FLOW_FLUSHING && job.event &&
+          GST_EVENT_TYPE (job.event) == GST_EVENT_EOS)
         eos = gst_event_ref (job.event);
     }
     /* Lets a chain function that waits for room return. */
@@ -1680,7 +1764,7 @@ gst_whisper_xdna2_enc_src_query (GstPad * pad, GstObject * parent,
   gboolean live;
   GstClockTime min, max, own_min, own_max;
   gst_query_parse_latency (query, &live, &min, &max);
-  gst_whisper_xdna2_enc_own_latency (self, &own_min, &own_max);
+  gst_whisper_xdna2_enc_own_latency (self, live, &own_min, &own_max);
   {
     Lock lock (priv->lock);
     priv->upstream_latency = live ? min : GST_CLOCK_TIME_NONE;
@@ -1768,7 +1852,7 @@ gst_whisper_xdna2_enc_start (GstWhisperXdna2Enc * self)
 
   GstCaps *allowed = gst_whisper_xdna2_enc_allowed_caps (self);
   gst_whisper_xdna2_enc_start_load (self,
-      gst_whisper_xdna2_enc_output_for (allowed));
+      gst_whisper_xdna2_enc_output_for (self, allowed));
   gst_caps_unref (allowed);
 }
 
@@ -1785,7 +1869,7 @@ gst_whisper_xdna2_enc_change_state (GstElement * element,
     case GST_STATE_CHANGE_PAUSED_TO_READY:
       /* Before the pads: they wait for the threads that this lets go. */
       gst_whisper_xdna2_enc_set_flushing (self);
-      self->priv->cancel_load = true;
+      gst_whisper_xdna2_enc_cancel_load (self);
       break;
     default:
       break;
@@ -1794,19 +1878,11 @@ gst_whisper_xdna2_enc_change_state (GstElement * element,
   GstStateChangeReturn ret =
       GST_ELEMENT_CLASS (parent_class)->change_state (element, transition);
 
-  switch (transition) {
-    case GST_STATE_CHANGE_PAUSED_TO_READY:
-      gst_whisper_xdna2_enc_cancel_load (self);
-      break;
-    case GST_STATE_CHANGE_READY_TO_NULL:{
-      std::shared_ptr<Engine> engine;        /* destroyed unlocked */
-      Lock lock (self->priv->lock);
-      engine.swap (self->priv->engine);
-      self->priv->load_state = Private::NO_ENGINE;
-      break;
-    }
-    default:
-      break;
+  if (transition == GST_STATE_CHANGE_READY_TO_NULL) {
+    std::shared_ptr<Engine> engine;     /* destroyed without the lock */
+    Lock lock (self->priv->lock);
+    engine.swap (self->priv->engine);
+    self->priv->load_state = Private::NO_ENGINE;
   }
   return ret;
 }
@@ -1903,12 +1979,11 @@ gst_whisper_xdna2_enc_set_property (GObject * object, guint id,
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
       break;
   }
-  std::string language = settings->language;
   GST_OBJECT_UNLOCK (self);
 
   if (language_changed) {
     if (auto engine = gst_whisper_xdna2_enc_engine (self))
-      engine->set_language (language);
+      gst_whisper_xdna2_enc_apply_language (self, engine.get ());
   }
   if (latency_changed)
     gst_element_post_message (GST_ELEMENT (self),
@@ -1977,6 +2052,16 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
 }
 
 static void
+gst_whisper_xdna2_enc_dispose (GObject * object)
+{
+  /* Here the object can still be referenced, by what the loader posts. */
+  std::thread & loader = GST_WHISPER_XDNA2_ENC (object)->priv->loader;
+  if (loader.joinable ())
+    loader.join ();
+  G_OBJECT_CLASS (parent_class)->dispose (object);
+}
+
+static void
 gst_whisper_xdna2_enc_finalize (GObject * object)
 {
   delete GST_WHISPER_XDNA2_ENC (object)->priv;
@@ -1997,6 +2082,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
 
   object_class->set_property = gst_whisper_xdna2_enc_set_property;
   object_class->get_property = gst_whisper_xdna2_enc_get_property;
+  object_class->dispose = gst_whisper_xdna2_enc_dispose;
   object_class->finalize = gst_whisper_xdna2_enc_finalize;
   element_class->change_state = gst_whisper_xdna2_enc_change_state;
 

@@ -37,6 +37,8 @@ struct Engine::State {
   std::string language;
   EngineStats stats;
 
+  std::optional<LiveOptions> live;
+
   // The caption and the word that are being said at `done`.
   std::vector<Word> caption;
   int word = 0;
@@ -58,7 +60,7 @@ struct Engine::State {
     w.text = "w" + std::to_string(word);
     w.start = word_start / kRate;
     w.end = at / kRate;
-    w.probability = 0.75f;
+    w.probability = 0.5f;
     caption.push_back(w);
     word = 0;
   }
@@ -83,7 +85,7 @@ struct Engine::State {
       const int said = static_cast<int>(std::lround(samples[done] * 100));
       if (said == word) continue;
       end_word(done);
-      if (said == 0) end_caption(out);
+      if (said == 0 || options.output == Output::kWords) end_caption(out);
       word = said;
       word_start = done;
     }
@@ -186,6 +188,7 @@ Result Engine::next() {
       s.end_word(s.done);
       s.end_caption(&r.segments);
     }
+    if (s.live) r.partial = s.caption;
     r.settled = s.done;
     if (s.word) r.settled = s.word_start;
     if (!s.caption.empty()) r.settled = std::lround(s.caption.front().start * kRate);
@@ -208,8 +211,16 @@ void Engine::flush() {
 }
 
 void Engine::set_language(const std::string& language) {
+  if (language == "xx") throw Error(ErrorCode::kInvalidUse, "the model knows no language \"xx\"");
   Lock lock(state_->mutex);
   state_->language = language;
+}
+
+void Engine::set_live(const std::optional<LiveOptions>& live) {
+  Lock lock(state_->mutex);
+  state_->live = live;
+  std::lock_guard<std::mutex> control(fake.mutex);
+  fake.live = live;
 }
 
 EngineStats Engine::stats() const {

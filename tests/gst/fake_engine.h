@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct FakeEngine {
   std::string detected_language = "en";   // where the language is "auto"
   std::vector<std::string> notices;
   whisperxdna2::EngineOptions options;    // of the engine made last
+  std::optional<whisperxdna2::LiveOptions> live;  // as set last
 
   // Before each test.
   void reset();

@@ -1,48 +1,12 @@
 // What other people's elements make of our text. Driven by the scripted engine.
-#include <glib/gstdio.h>
-
-#include <fstream>
-
 #include "gst/gstwhisperxdna2enc.h"
+#include "tests/gst/files.h"
 #include "tests/gst/bench.h"
 #include "tests/gst/fake_engine.h"
 
 static std::string directory;
 
 static std::string file(const char* name) { return directory + "/" + name; }
-
-static std::string contents(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream all;
-  all << in.rdbuf();
-  return all.str();
-}
-
-// 16 kHz mono WAV.
-static void write_wav(const std::string& path, const std::vector<float>& samples) {
-  std::ofstream out(path, std::ios::binary);
-  const auto u32 = [&out](uint32_t v) {
-    for (int i = 0; i < 4; ++i) out.put(static_cast<char>(v >> (8 * i)));
-  };
-  const auto u16 = [&out](uint16_t v) {
-    out.put(static_cast<char>(v));
-    out.put(static_cast<char>(v >> 8));
-  };
-  const uint32_t bytes = static_cast<uint32_t>(samples.size() * 2);
-  out << "RIFF";
-  u32(36 + bytes);
-  out << "WAVEfmt ";
-  u32(16);
-  u16(1);
-  u16(1);
-  u32(16000);
-  u32(32000);
-  u16(2);
-  u16(16);
-  out << "data";
-  u32(bytes);
-  for (float x : samples) u16(static_cast<uint16_t>(std::lround(x * 32768)));
-}
 
 // Runs a pipeline to its end. "SPEECH" stands for the test signal, recognized.
 static void run(const std::string& description) {
@@ -95,11 +59,7 @@ GST_START_TEST(test_textoverlay_shows_every_frame) {
   run("videotestsrc num-buffers=150 ! video/x-raw,framerate=30/1,width=64,height=48 ! textoverlay name=overlay ! "
       "pngenc ! multifilesink location=" + file("frame%03d.png") + " SPEECH ! overlay.text_sink");
   int frames = 0;
-  for (int i = 0; i < 200; ++i) {
-    gchar* path = g_strdup_printf("%s/frame%03d.png", directory.c_str(), i);
-    frames += g_unlink(path) == 0;
-    g_free(path);
-  }
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) frames += entry.path().extension() == ".png";
   ck_assert_int_eq(frames, 150);
 }
 GST_END_TEST;
@@ -158,15 +118,12 @@ GST_END_TEST;
 
 static void setup() {
   fake.reset();
-  gchar* path = g_dir_make_tmp("whisperxdna2-XXXXXX", nullptr);
-  directory = path;
-  g_free(path);
+  directory = make_directory();
   write_wav(file("speech.wav"), signal("1.0 w1:0.5 w2:0.25 2.0 w3:0.5 0.5"));
 }
 
 static void teardown() {
-  for (const char* name : {"speech.wav", "out.vtt", "out.srt", "out.mkv", "out.mov"}) g_unlink(file(name).c_str());
-  ck_assert_int_eq(g_rmdir(directory.c_str()), 0);
+  std::filesystem::remove_all(directory);
 }
 
 static Suite* consumers_suite(void) {

@@ -31,30 +31,73 @@ static void upstream(Bench& bench, bool live, GstClockTime min, GstClockTime max
   });
 }
 
-// W + P, and for captions the 7 s they may last; less the lateness. No window before the words' own: H = W, R = 0.
+// H + R + P - lateness. Of a recording H = W, and R = 7 s for captions that are held until they are complete. From a live
+// source H = 1 s, R = 3 s, except for features.
 struct Formula {
   const char *properties, *sink_caps;
+  bool live;
   guint64 min, max;  // ms
 };
 static const Formula kFormulas[] = {
-    {"", "text/x-raw", 10240 + 1000 + 7000, 3 * 10240},
-    {"output-unit=word", "text/x-raw", 10240 + 1000, 3 * 10240},
-    {"output-unit=word latency=2500", "text/x-raw", 10240 + 2500, 3 * 10240},
-    {"output-unit=word lateness=4000", "text/x-raw", 10240 + 1000 - 4000, 3 * 10240},
-    {"output-unit=word lateness=60000", "text/x-raw", 0, 3 * 10240},
-    {"output-unit=word latency=40000", "text/x-raw", 10240 + 40000, 10240 + 40000},
-    {"audio-context=1500", "text/x-raw", 30000 + 1000 + 7000, 3 * 30000},
-    {"", "other/tensors", 10240 + 1000, 3 * 10240},
-    {"audio-context=100", "application/x-whisper-features", 2000 + 1000, 3 * 2000},
+    {"", "text/x-raw", false, 10240 + 7000 + 1000, 3 * 10240},
+    {"output-unit=word", "text/x-raw", false, 10240 + 1000, 3 * 10240},
+    {"audio-context=1500", "text/x-raw", false, 30000 + 7000 + 1000, 3 * 30000},
+    {"", "text/x-raw", true, 1000 + 3000 + 1000, 10240 + 2000},
+    {"output-unit=word", "text/x-raw", true, 1000 + 3000 + 1000, 10240 + 2000},
+    {"latency=2500", "text/x-raw", true, 1000 + 3000 + 2500, 10240 + 2000},
+    {"lateness=1500", "text/x-raw", true, 1000 + 3000 + 1000 - 1500, 10240 + 2000},
+    {"lateness=60000", "text/x-raw", true, 0, 10240 + 2000},
+    {"latency=40000", "text/x-raw", true, 1000 + 3000 + 40000, 1000 + 3000 + 40000},
+    {"", "other/tensors", true, 10240 + 1000, 3 * 10240},
+    {"audio-context=100", "application/x-whisper-features", true, 2000 + 1000, 3 * 2000},
 };
 GST_START_TEST(test_latency_formula) {
   const Formula& formula = kFormulas[__i__];
   Bench bench(formula.properties, formula.sink_caps);
-  upstream(bench, true, ms(20), ms(200));
+  upstream(bench, formula.live, ms(20), ms(200));
   const Latency latency = latency_of(bench.element());
-  ck_assert(latency.live);
+  ck_assert_int_eq(latency.live, formula.live);
   ck_assert_uint_eq(latency.min, ms(20) + ms(formula.min));
   ck_assert_uint_eq(latency.max, ms(200) + ms(formula.max));
+}
+GST_END_TEST;
+
+GST_START_TEST(test_live_source_makes_live_captions) {
+  Bench bench("audio-context=128");
+  upstream(bench, true, 0, GST_CLOCK_TIME_NONE);
+  bench.start();
+  bench.say("1.0");
+  std::lock_guard<std::mutex> lock(fake.mutex);
+  ck_assert(fake.live.has_value());
+  ck_assert_int_eq(fake.live->positions, 128);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_recording_makes_no_live_captions) {
+  Bench bench("audio-context=128");
+  upstream(bench, false, 0, GST_CLOCK_TIME_NONE);
+  bench.start();
+  bench.say("1.0");
+  std::lock_guard<std::mutex> lock(fake.mutex);
+  ck_assert(!fake.live.has_value());
+}
+GST_END_TEST;
+
+GST_START_TEST(test_partial_text_is_a_message_and_not_a_buffer) {
+  Bench bench("audio-context=128");
+  upstream(bench, true, 0, GST_CLOCK_TIME_NONE);
+  bench.start();
+  bench.say("1.0 w1:0.5 w2:0.5 w3:1.0");
+  GstMessage* message = bench.message(GST_MESSAGE_ELEMENT, "whisperxdna2enc/partial");
+  fail_unless(message != nullptr);
+  const GstStructure* s = gst_message_get_structure(message);
+  guint64 timestamp, duration;
+  assert_string(gst_structure_get_string(s, "text"), "w1 w2");
+  ck_assert(gst_structure_get(s, "timestamp", G_TYPE_UINT64, &timestamp, "duration", G_TYPE_UINT64, &duration, nullptr));
+  ck_assert_uint_eq(timestamp, GST_SECOND);
+  ck_assert_uint_eq(duration, GST_SECOND);
+  gst_message_unref(message);
+  assert_string(bench.text(), "gap[0.000+1.000]");
 }
 GST_END_TEST;
 
@@ -62,7 +105,7 @@ GST_START_TEST(test_latency_before_caps_and_model) {
   fake.load_ms = 3000;
   Bench bench("");
   upstream(bench, true, 0, GST_CLOCK_TIME_NONE);
-  ck_assert_uint_eq(latency_of(bench.element()).min, ms(18240));
+  ck_assert_uint_eq(latency_of(bench.element()).min, ms(5000));
 }
 GST_END_TEST;
 
@@ -71,7 +114,7 @@ GST_START_TEST(test_latency_without_a_model) {
   Bench bench("");
   upstream(bench, true, 0, GST_CLOCK_TIME_NONE);
   bench.error(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND);
-  ck_assert_uint_eq(latency_of(bench.element()).min, ms(18240));
+  ck_assert_uint_eq(latency_of(bench.element()).min, ms(5000));
 }
 GST_END_TEST;
 
@@ -139,13 +182,13 @@ static void come_late(Bench& bench, guint64 delay) {
   ck_assert(bench.wait("eos"));
 }
 
-// audio-context=100 output-unit=word: 20 + 2000 + 1000 ms are announced.
+// 20 + 4000 + 1000 ms are announced.
 GST_START_TEST(test_observed_delay) {
-  Bench bench("audio-context=100 output-unit=word");
-  come_late(bench, 3020);
+  Bench bench("audio-context=100");
+  come_late(bench, 5020);
   guint delay;
   g_object_get(bench.element(), "max-observed-delay", &delay, nullptr);
-  ck_assert_uint_eq(delay, 3020);
+  ck_assert_uint_eq(delay, 5020);
   GstStructure* stats;
   guint64 late;
   g_object_get(bench.element(), "stats", &stats, nullptr);
@@ -156,15 +199,15 @@ GST_START_TEST(test_observed_delay) {
 GST_END_TEST;
 
 GST_START_TEST(test_falling_behind_is_a_warning_with_the_amount) {
-  Bench bench("audio-context=100 output-unit=word");
-  come_late(bench, 5000);
+  Bench bench("audio-context=100");
+  come_late(bench, 7000);
   GstMessage* message = bench.message(GST_MESSAGE_WARNING);
   fail_unless(message != nullptr);
   GError* error;
   gst_message_parse_warning(message, &error, nullptr);
   ck_assert(g_error_matches(error, GST_CORE_ERROR, GST_CORE_ERROR_CLOCK));
   assert_string(error->message,
-                "Recognition is falling behind: text comes 5000 ms after it was said, but 3020 ms were announced. "
+                "Recognition is falling behind: text comes 7000 ms after it was said, but 5020 ms were announced. "
                 "Raise the latency property.");
   g_error_free(error);
   gst_message_unref(message);
@@ -172,8 +215,8 @@ GST_START_TEST(test_falling_behind_is_a_warning_with_the_amount) {
 GST_END_TEST;
 
 GST_START_TEST(test_late_text_is_a_qos_message_and_still_comes) {
-  Bench bench("audio-context=100 output-unit=word");
-  come_late(bench, 5000);
+  Bench bench("audio-context=100");
+  come_late(bench, 7000);
   GstMessage* message = bench.message(GST_MESSAGE_QOS);
   fail_unless(message != nullptr);
   guint64 timestamp;
@@ -218,7 +261,7 @@ GST_START_TEST(test_live_pipeline_configures_its_latency) {
   ck_assert(gst_element_query(pipeline, query));
   GstClockTime min, max;
   gst_query_parse_latency(query, nullptr, &min, &max);
-  fail_unless(min >= ms(18240) && max >= min);
+  fail_unless(min >= ms(5000) && max >= min);
   gst_query_unref(query);
   gst_element_set_state(pipeline, GST_STATE_NULL);
   gst_object_unref(bus);
@@ -236,6 +279,9 @@ static Suite* latency_suite(void) {
   GST_ELEMENT_REGISTER(whisperxdna2enc, nullptr);
 
   tcase_add_loop_test(tc, test_latency_formula, 0, G_N_ELEMENTS(kFormulas));
+  tcase_add_test(tc, test_live_source_makes_live_captions);
+  tcase_add_test(tc, test_recording_makes_no_live_captions);
+  tcase_add_test(tc, test_partial_text_is_a_message_and_not_a_buffer);
   tcase_add_test(tc, test_latency_before_caps_and_model);
   tcase_add_test(tc, test_latency_without_a_model);
   tcase_add_test(tc, test_latency_unlimited_upstream_stays_unlimited);

@@ -89,6 +89,21 @@ GST_START_TEST(test_stopping_while_loading_cancels) {
 }
 GST_END_TEST;
 
+// A load that does not heed its cancellation holds up nobody, and what it makes is not used.
+GST_START_TEST(test_stopping_does_not_wait_for_a_load) {
+  fake.load_ms = 1500;
+  fake.load_ignores_cancel = true;
+  GstElement* element = gst_element_factory_make("whisperxdna2enc", nullptr);
+  for (int i = 0; i < 3; ++i) {
+    set_state(element, GST_STATE_PAUSED);
+    set_state(element, GST_STATE_NULL);
+  }
+  gst_object_unref(element);
+  ck_assert_int_eq(fake.made, 3);
+  ck_assert_int_eq(fake.alive, 0);
+}
+GST_END_TEST;
+
 GST_START_TEST(test_loading_reports_progress) {
   Bench bench(kShort);
   for (GstProgressType expected :
@@ -175,6 +190,26 @@ GST_START_TEST(test_settings_reach_the_engine) {
   ck_assert(fake.options.translate);
   ck_assert_int_eq(fake.options.audio_context, 750);
   ck_assert_int_eq(fake.options.threads, 3);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_unknown_language_is_a_warning) {
+  Bench bench("audio-context=128 language-code=en");
+  eventually([] { return fake.alive == 1; });
+  bench.start();
+  bench.say("w1:1.0");
+  g_object_set(bench.element(), "language-code", "xx", nullptr);
+  GstMessage* message = bench.message(GST_MESSAGE_WARNING);
+  fail_unless(message != nullptr);
+  GError* error;
+  gst_message_parse_warning(message, &error, nullptr);
+  ck_assert(g_error_matches(error, GST_LIBRARY_ERROR, GST_LIBRARY_ERROR_SETTINGS));
+  assert_string(error->message, "the model knows no language \"xx\"");
+  g_error_free(error);
+  gst_message_unref(message);
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  assert_text(bench, "!w1[0.000+1.000] final-transcript eos");
 }
 GST_END_TEST;
 
@@ -464,6 +499,7 @@ static const Failure kFailures[] = {
     {whisperxdna2::ErrorCode::kUnsupported, gst_resource_error_quark, GST_RESOURCE_ERROR_SETTINGS},
     {whisperxdna2::ErrorCode::kNoResource, gst_resource_error_quark, GST_RESOURCE_ERROR_NO_SPACE_LEFT},
     {whisperxdna2::ErrorCode::kDevice, gst_resource_error_quark, GST_RESOURCE_ERROR_FAILED},
+    {whisperxdna2::ErrorCode::kInvalidUse, gst_library_error_quark, GST_LIBRARY_ERROR_SETTINGS},
 };
 
 // Upstream's element hung on any bad model, without an ERROR.
@@ -631,12 +667,14 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_states_without_a_model);
   tcase_add_test(tc, test_pausing_does_not_wait_for_the_model);
   tcase_add_test(tc, test_stopping_while_loading_cancels);
+  tcase_add_test(tc, test_stopping_does_not_wait_for_a_load);
   tcase_add_test(tc, test_loading_reports_progress);
   tcase_add_test(tc, test_notices_become_info_messages);
   tcase_add_test(tc, test_text_after_ready_cycle);
   tcase_add_test(tc, test_engine_is_kept_in_ready_and_freed_in_null);
   tcase_add_test(tc, test_new_model_path_takes_effect_in_ready);
   tcase_add_test(tc, test_settings_reach_the_engine);
+  tcase_add_test(tc, test_unknown_language_is_a_warning);
   tcase_add_test(tc, test_active_backend_is_known_once_loaded);
   tcase_add_test(tc, test_stats);
   tcase_add_test(tc, test_presets_apply);

@@ -26,26 +26,23 @@ static GstHarness* make_harness() {
 // What a source's stream lock is: no data between the end of a flush and the segment that follows it.
 static std::mutex stream_lock;
 
-static void push_event(GstHarness* h, GstEvent* event) {
-  std::lock_guard<std::mutex> lock(stream_lock);
-  gst_harness_push_event(h, event);
-}
-
 static void push_segment(GstHarness* h) {
   const GstSegment segment = Bench::time_segment();
   gst_harness_push_event(h, gst_event_new_segment(&segment));
 }
 
+static void start_stream(GstHarness* h) {
+  GstCaps* caps = gst_caps_from_string("audio/x-raw,format=S16LE,rate=16000,channels=1,layout=interleaved");
+  std::lock_guard<std::mutex> lock(stream_lock);
+  gst_harness_push_event(h, gst_event_new_stream_start("stress"));
+  gst_harness_push_event(h, gst_event_new_caps(caps));
+  push_segment(h);
+  gst_caps_unref(caps);
+}
+
 // A stream of 4 s from start to end.
 static void push_stream(GstHarness* h) {
-  GstCaps* caps = gst_caps_from_string("audio/x-raw,format=S16LE,rate=16000,channels=1,layout=interleaved");
-  push_event(h, gst_event_new_stream_start("stress"));
-  push_event(h, gst_event_new_caps(caps));
-  gst_caps_unref(caps);
-  {
-    std::lock_guard<std::mutex> lock(stream_lock);
-    push_segment(h);
-  }
+  start_stream(h);
   for (int i = 0; i < 40; ++i) {
     GstBuffer* buffer = gst_buffer_new_allocate(nullptr, 3200, nullptr);
     gst_buffer_memset(buffer, 0, i % 10 < 7 ? 3 : 0, 3200);
@@ -54,7 +51,8 @@ static void push_stream(GstHarness* h) {
     std::lock_guard<std::mutex> lock(stream_lock);
     gst_pad_push(h->srcpad, buffer);
   }
-  push_event(h, gst_event_new_eos());
+  std::lock_guard<std::mutex> lock(stream_lock);
+  gst_harness_push_event(h, gst_event_new_eos());
 }
 
 static GstHarnessThread* set_property(GstHarness* h, const char* name, const char* value) {
@@ -105,6 +103,7 @@ static void stop(std::initializer_list<GstHarnessThread*> threads) {
 GST_START_TEST(test_flush_storm) {
   fake.window_ms = 2;
   GstHarness* h = make_harness();
+  start_stream(h);
   GstHarnessThread* push = repeat<push_stream>(h);
   GstHarnessThread* flushes = repeat<flush>(h);
   GstHarnessThread* latency = repeat<query_latency>(h);

@@ -1,0 +1,369 @@
+// The plugin as it is installed, with the real weights of Whisper base and tiny.en: that it works, and what it says when
+// something is wrong.
+#include <glib/gstdio.h>
+#include <unistd.h>
+
+#include <functional>
+#include <random>
+#include <thread>
+
+#include "tests/gst/files.h"
+#include "whisper/model.h"
+
+// After the standard headers: Check's macro `fail` must not meet them.
+#include <gst/app/gstappsrc.h>
+#include <gst/check/gstcheck.h>
+
+static std::string directory;
+
+static std::string file(const char* name) { return directory + "/" + name; }
+
+static std::string data(const char* name) { return std::string(g_getenv("WHISPERXDNA2_TEST_DATA")) + "/audio/" + name; }
+
+static const char kJfk[] =
+    "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
+
+// Lower case, letters and blanks only.
+static std::string normalized(const std::string& text) {
+  std::string words;
+  for (char c : text) {
+    if (g_ascii_isalpha(c)) {
+      words += g_ascii_tolower(c);
+    } else if (!words.empty() && words.back() != ' ' && c != '\'') {
+      words += ' ';
+    }
+  }
+  while (!words.empty() && words.back() == ' ') words.pop_back();
+  return words;
+}
+
+// A pipeline that ends in `text`, a sink that collects.
+class Run {
+ public:
+  explicit Run(const std::string& description) {
+    GError* error = nullptr;
+    pipeline_ = gst_parse_launch((description + " ! fakesink name=text signal-handoffs=true sync=false").c_str(), &error);
+    fail_unless(!error, "%s", error ? error->message : "");
+    bus_ = gst_element_get_bus(pipeline_);
+    GstElement* sink = gst_bin_get_by_name(GST_BIN(pipeline_), "text");
+    g_signal_connect(sink, "handoff", G_CALLBACK(+[](GstElement*, GstBuffer* buffer, GstPad*, gpointer self) {
+                       GstMapInfo map;
+                       gst_buffer_map(buffer, &map, GST_MAP_READ);
+                       auto* run = static_cast<Run*>(self);
+                       run->text_ += std::string(reinterpret_cast<char*>(map.data), map.size) + " ";
+                       ++run->buffers_;
+                       gst_buffer_unmap(buffer, &map);
+                     }),
+                     this);
+    gst_object_unref(sink);
+  }
+  ~Run() {
+    state(GST_STATE_NULL);
+    gst_object_unref(bus_);
+    gst_object_unref(pipeline_);
+  }
+
+  GstElement* pipeline() { return pipeline_; }
+  void state(GstState state) {
+    const gint64 start = g_get_monotonic_time();
+    gst_element_set_state(pipeline_, state);
+    const double took = static_cast<double>(g_get_monotonic_time() - start) / G_USEC_PER_SEC;
+    fail_unless(took < 0.5, "change to %s took %.2f s", gst_element_state_get_name(state), took);
+  }
+
+  // Plays to the end. The ERROR's text if there was one.
+  std::string play() {
+    state(GST_STATE_PLAYING);
+    GstMessage* message = gst_bus_timed_pop_filtered(
+        bus_, 100 * GST_SECOND, static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_ERROR));
+    fail_unless(message != nullptr);
+    std::string text;
+    if (GST_MESSAGE_TYPE(message) == GST_MESSAGE_ERROR) {
+      gchar* debug;
+      gst_message_parse_error(message, &error_, &debug);
+      fail_unless(debug && *debug);
+      text = error_->message;
+      domain_ = error_->domain;
+      code_ = error_->code;
+      g_clear_error(&error_);
+      g_free(debug);
+    }
+    gst_message_unref(message);
+    return text;
+  }
+  void assert_plays() {
+    const std::string error = play();
+    fail_unless(error.empty(), "%s", error.c_str());
+  }
+  void assert_fails(GQuark domain, gint code, const std::string& expected) {
+    const std::string error = play();
+    fail_unless(error == expected, "is       %s\nexpected %s", error.c_str(), expected.c_str());
+    fail_unless(domain_ == domain && code_ == code, "%s %d", g_quark_to_string(domain_), code_);
+  }
+
+  std::string text() { return normalized(text_); }
+  int buffers() const { return buffers_; }
+  void forget() { text_.clear(); }
+
+ private:
+  GstElement* pipeline_;
+  GstBus* bus_;
+  std::string text_;
+  int buffers_ = 0;
+  GError* error_ = nullptr;
+  GQuark domain_ = 0;
+  gint code_ = 0;
+};
+
+static std::string wav(const std::string& path) {
+  return "filesrc location=" + path + " ! wavparse ! audioconvert ! audioresample ! ";
+}
+
+#define assert_text(run, expected) \
+  fail_unless((run).text() == (expected), "is       %s\nexpected %s", (run).text().c_str(), expected)
+
+GST_START_TEST(test_jfk_every_word_once) {
+  Run run(wav(data("jfk.wav")) + "whisperxdna2enc");
+  run.assert_plays();
+  assert_text(run, kJfk);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_jfk_word_by_word) {
+  Run run(wav(data("jfk.wav")) + "whisperxdna2enc output-unit=word");
+  run.assert_plays();
+  assert_text(run, kJfk);
+  ck_assert_int_eq(run.buffers(), 22);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_jfk_by_windows_of_30_s) {
+  Run run(wav(data("jfk.wav")) + "whisperxdna2enc audio-context=1500");
+  run.assert_plays();
+  assert_text(run, kJfk);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_eight_channels_at_96_khz) {
+  Run run(wav(data("jfk.wav")) +
+          "audio/x-raw,rate=96000,channels=8,channel-mask=(bitmask)0xc3f ! audioconvert ! audioresample ! "
+          "whisperxdna2enc");
+  run.assert_plays();
+  assert_text(run, kJfk);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_features_of_the_base_model) {
+  Run run(wav(data("jfk.wav")) +
+          "whisperxdna2enc ! other/tensors,format=static,num_tensors=1,types=float32,"
+          "dimensions=(string)512:512:1:1,framerate=25/256");
+  run.assert_plays();
+  ck_assert_int_eq(run.buffers(), 2);
+}
+GST_END_TEST;
+
+// --- Bad input --------------------------------------------------------------------------------------------------------
+
+GST_START_TEST(test_empty_file) {
+  write_file(file("empty.wav"), "");
+  Run run(wav(file("empty.wav")) + "whisperxdna2enc");
+  run.assert_fails(GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, "The stream is of a different type than handled by this element.");
+}
+GST_END_TEST;
+
+static const int kFewSamples[] = {0, 1, 800};  // 800 = 50 ms
+GST_START_TEST(test_next_to_nothing_is_no_text_and_no_error) {
+  std::vector<float> samples(kFewSamples[__i__]);
+  for (size_t i = 0; i < samples.size(); ++i) samples[i] = 0.3f * std::sin(0.2f * static_cast<float>(i));
+  write_wav(file("short.wav"), samples);
+  Run run(wav(file("short.wav")) + "whisperxdna2enc");
+  run.assert_plays();
+  assert_text(run, "");
+}
+GST_END_TEST;
+
+GST_START_TEST(test_silence_is_no_text) {
+  write_wav(file("silence.wav"), std::vector<float>(60 * 16000));
+  Run run(wav(file("silence.wav")) + "whisperxdna2enc");
+  run.assert_plays();
+  ck_assert_int_eq(run.buffers(), 0);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_samples_that_are_no_numbers_are_silence) {
+  Run run("appsrc name=source format=time caps=audio/x-raw,format=F32LE,rate=16000,channels=1,layout=interleaved ! "
+          "whisperxdna2enc");
+  GstElement* source = gst_bin_get_by_name(GST_BIN(run.pipeline()), "source");
+  std::vector<float> samples(12 * 16000);
+  for (size_t i = 0; i < samples.size(); ++i) samples[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
+  GstBuffer* buffer = gst_buffer_new_memdup(samples.data(), samples.size() * sizeof(float));
+  GST_BUFFER_PTS(buffer) = 0;
+  GST_BUFFER_DURATION(buffer) = 12 * GST_SECOND;
+  gst_app_src_push_buffer(GST_APP_SRC(source), buffer);
+  gst_app_src_end_of_stream(GST_APP_SRC(source));
+  gst_object_unref(source);
+  run.assert_plays();
+  ck_assert_int_eq(run.buffers(), 0);
+}
+GST_END_TEST;
+
+// --- Bad models -------------------------------------------------------------------------------------------------------
+
+static std::string with_model(const std::string& path) {
+  return wav(data("jfk.wav")) + "whisperxdna2enc model-path=\"" + path + "\"";
+}
+
+// A copy of tiny.en whose weights are cut off.
+static std::string copy_of_model(size_t bytes) {
+  const std::string from = whisperxdna2::cache_directory() + "/models/tiny.en", to = file("model");
+  std::filesystem::create_directory(to);
+  for (const char* name : {"config.json", "vocabulary.txt", "tokenizer.json", "model.bin"})
+    std::filesystem::copy_file(from + "/" + name, to + "/" + name);
+  if (bytes) std::filesystem::resize_file(to + "/model.bin", bytes);
+  return to;
+}
+
+GST_START_TEST(test_missing_model) {
+  Run run(with_model("/nowhere/model"));
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model at /nowhere/model: No such file or directory. `tools/fetch-model base` fetches a "
+                   "model; model-path names another one");
+}
+GST_END_TEST;
+
+GST_START_TEST(test_truncated_model) {
+  Run run(with_model(copy_of_model(40000000)));
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ, file("model/model.bin") + ": the file ends inside tensor "
+                   "decoder/layer_0/attention/linear_0/weight (at byte 39834262)");
+}
+GST_END_TEST;
+
+GST_START_TEST(test_model_that_is_text) {
+  write_file(file("model.txt"), "This is no model.\n");
+  Run run(with_model(file("model.txt")));
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ, file("model.txt") + " is no Whisper model: neither a ggml file nor a directory in the CTranslate2 or "
+                   "Hugging Face format. `tools/fetch-model base` fetches a model; model-path names another one");
+}
+GST_END_TEST;
+
+GST_START_TEST(test_empty_model_directory) {
+  Run run(with_model(directory));
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model in " + directory + ": neither model.bin (CTranslate2) nor model.safetensors "
+                   "(Hugging Face). `tools/fetch-model base` fetches a model; model-path names another one");
+}
+GST_END_TEST;
+
+GST_START_TEST(test_model_removed_while_running) {
+  const std::string model = copy_of_model(0);
+  Run run(with_model(model));
+  GstElement* enc = nullptr;
+  GstIterator* it = gst_bin_iterate_all_by_element_factory_name(GST_BIN(run.pipeline()), "whisperxdna2enc");
+  GValue value = G_VALUE_INIT;
+  gst_iterator_next(it, &value);
+  enc = GST_ELEMENT(g_value_dup_object(&value));
+  g_value_unset(&value);
+  gst_iterator_free(it);
+  run.state(GST_STATE_PAUSED);
+  gchar* backend = nullptr;
+  while (!backend) {
+    g_usleep(10000);
+    g_object_get(enc, "active-backend", &backend, nullptr);
+  }
+  g_free(backend);
+  gst_object_unref(enc);
+  std::filesystem::remove_all(model);
+  run.assert_plays();
+  assert_text(run, kJfk);
+}
+GST_END_TEST;
+
+// --- Life -------------------------------------------------------------------------------------------------------------
+
+GST_START_TEST(test_stopping_at_any_moment) {
+  std::mt19937 random(7);
+  Run run(wav(data("jfk.wav")) + "whisperxdna2enc");
+  for (int i = 0; i < 20; ++i) {
+    run.state(GST_STATE_PLAYING);
+    g_usleep(random() % 700000);
+    run.state(i % 2 ? GST_STATE_NULL : GST_STATE_READY);
+  }
+}
+GST_END_TEST;
+
+GST_START_TEST(test_flushing_seek_while_recognizing_and_after_the_end) {
+  Run run(wav(data("jfk.wav")) + "whisperxdna2enc");
+  run.state(GST_STATE_PLAYING);
+  g_usleep(1500000);
+  ck_assert(gst_element_seek_simple(run.pipeline(), GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, 0));
+  run.forget();
+  run.assert_plays();
+  assert_text(run, kJfk);
+  run.forget();
+  ck_assert(gst_element_seek_simple(run.pipeline(), GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, 0));
+  run.assert_plays();
+  assert_text(run, kJfk);
+}
+GST_END_TEST;
+
+static double resident_mb() {
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> pages;
+  return static_cast<double>(pages) * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1e6;
+}
+
+GST_START_TEST(test_instances_share_the_model) {
+  Run one(wav(data("jfk.wav")) + "whisperxdna2enc");
+  one.assert_plays();
+  const double before = resident_mb();
+  Run two(wav(data("jfk.wav")) + "whisperxdna2enc");
+  two.assert_plays();
+  fail_unless(resident_mb() - before < 60, "the second instance took %.0f MB", resident_mb() - before);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_instances_at_once) {
+  Run one(wav(data("jfk.wav")) + "whisperxdna2enc"), two(wav(data("jfk.wav")) + "whisperxdna2enc");
+  std::thread other([&] { two.assert_plays(); });
+  one.assert_plays();
+  other.join();
+  assert_text(one, kJfk);
+  assert_text(two, kJfk);
+}
+GST_END_TEST;
+
+static void setup() {
+  if (!std::filesystem::exists(whisperxdna2::default_model_path()))
+    fail("there is no model in %s: run tools/fetch-model base", whisperxdna2::default_model_path().c_str());
+  directory = make_directory();
+}
+
+static void teardown() { std::filesystem::remove_all(directory); }
+
+static Suite* recognition_suite(void) {
+  Suite* suite = suite_create("recognition");
+  TCase* tc = tcase_create("general");
+  suite_add_tcase(suite, tc);
+  tcase_add_checked_fixture(tc, setup, teardown);
+  tcase_set_timeout(tc, 120);
+
+  tcase_add_test(tc, test_jfk_every_word_once);
+  tcase_add_test(tc, test_jfk_word_by_word);
+  tcase_add_test(tc, test_jfk_by_windows_of_30_s);
+  tcase_add_test(tc, test_eight_channels_at_96_khz);
+  tcase_add_test(tc, test_features_of_the_base_model);
+  tcase_add_test(tc, test_empty_file);
+  tcase_add_loop_test(tc, test_next_to_nothing_is_no_text_and_no_error, 0, G_N_ELEMENTS(kFewSamples));
+  tcase_add_test(tc, test_silence_is_no_text);
+  tcase_add_test(tc, test_samples_that_are_no_numbers_are_silence);
+  tcase_add_test(tc, test_missing_model);
+  tcase_add_test(tc, test_truncated_model);
+  tcase_add_test(tc, test_model_that_is_text);
+  tcase_add_test(tc, test_empty_model_directory);
+  tcase_add_test(tc, test_model_removed_while_running);
+  tcase_add_test(tc, test_stopping_at_any_moment);
+  tcase_add_test(tc, test_flushing_seek_while_recognizing_and_after_the_end);
+  tcase_add_test(tc, test_instances_share_the_model);
+  tcase_add_test(tc, test_instances_at_once);
+  return suite;
+}
+
+GST_CHECK_MAIN(recognition);
