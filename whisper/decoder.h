@@ -11,7 +11,7 @@
 namespace whisperxdna2 {
 
 struct DecodeOptions {
-  int language = -1;            // id of a language token; -1 on an English-only model
+  int language = -1;            // id of a language token; ignored by English-only models
   bool translate = false;       // to English
   bool timestamps = false;      // sample timestamp tokens and apply their rules
   std::vector<int> prompt;      // text before the start token (startofprev); at most 223 ids are used, the last ones
@@ -45,7 +45,8 @@ struct DecodeResult {
 // Not thread-safe: one per engine. The weights are shared through the model.
 class Decoder {
  public:
-  explicit Decoder(std::shared_ptr<const Model> model);
+  // threads: 0 = as many as there are processors. Results do not depend on it.
+  explicit Decoder(std::shared_ptr<const Model> model, int threads = 0);
   ~Decoder();
   Decoder(Decoder&&) noexcept;
 
@@ -54,7 +55,8 @@ class Decoder {
   // hold audio: the rest and the tail take part in attention but not in the alignment. Copies what it needs.
   void set_features(const float* features, int positions, int content, const float* tail, int tail_rows);
 
-  // Decodes the features last set. Throws Error(kInterrupted).
+  // Decodes the features last set. Throws Error: kInterrupted; kInvalidUse for a prefix that leaves no room, for ids
+  // that are not in the vocabulary or for no language on a multilingual model.
   DecodeResult decode(const DecodeOptions& options);
 
   // Probability of each language, [n_languages], from one pass with the start token alone over the features last set.

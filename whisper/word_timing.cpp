@@ -4,11 +4,13 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/f32_kernels.h"
+#include "whisper/error.h"
+
 namespace whisperxdna2 {
 namespace {
 
 constexpr double kSecondsPerPosition = 0.02;
-constexpr int kMedianWidth = 7;          // frames
 constexpr double kLongWord = 0.7;        // seconds; cap of the median duration that "too long" is measured by
 constexpr char kPrepended[] = "\"'\u201c\u00bf([{-";
 constexpr char kAppended[] = "\"'.\u3002,\uff0c!\uff01?\uff1f:\uff1a\u201d)]}\u3001";
@@ -30,43 +32,47 @@ std::string_view trimmed(std::string_view s) {
 
 // softmax over the columns of each row, then mean 0 and deviation 1 over the rows of each column, in place.
 void normalize(float* x, int rows, int columns) {
+  std::vector<float> inverse(rows);
+  f32_kernels().softmax(x, columns, rows, columns, inverse.data());
+  std::vector<double> mean(columns), square(columns);
   for (int r = 0; r < rows; ++r) {
     float* row = x + static_cast<ptrdiff_t>(r) * columns;
-    const float most = *std::max_element(row, row + columns);
-    float sum = 0;
-    for (int c = 0; c < columns; ++c) sum += row[c] = std::exp(row[c] - most);
-    for (int c = 0; c < columns; ++c) row[c] /= sum;
+    for (int c = 0; c < columns; ++c) mean[c] += row[c] *= inverse[r];
   }
-  for (int c = 0; c < columns; ++c) {
-    double sum = 0, square = 0;
-    for (int r = 0; r < rows; ++r) sum += x[static_cast<ptrdiff_t>(r) * columns + c];
-    const double mean = sum / rows;
-    for (int r = 0; r < rows; ++r) {
-      const double d = x[static_cast<ptrdiff_t>(r) * columns + c] - mean;
-      square += d * d;
-    }
-    const double deviation = std::sqrt(square / rows);
-    for (int r = 0; r < rows; ++r) {
-      float& v = x[static_cast<ptrdiff_t>(r) * columns + c];
-      v = deviation > 0 ? static_cast<float>((v - mean) / deviation) : 0.0f;
-    }
+  for (double& m : mean) m /= rows;
+  for (int r = 0; r < rows; ++r) {
+    const float* row = x + static_cast<ptrdiff_t>(r) * columns;
+    for (int c = 0; c < columns; ++c) square[c] += (row[c] - mean[c]) * (row[c] - mean[c]);
+  }
+  for (double& s : square) s = s > 0 ? 1 / std::sqrt(s / rows) : 0;
+  for (int r = 0; r < rows; ++r) {
+    float* row = x + static_cast<ptrdiff_t>(r) * columns;
+    for (int c = 0; c < columns; ++c) row[c] = static_cast<float>((row[c] - mean[c]) * square[c]);
   }
 }
 
-// Median over kMedianWidth neighbors in the row, mirrored at the ends; rows too short for that stay as they are.
-void median_filter(float* row, int columns, std::vector<float>* scratch) {
-  constexpr int kHalf = kMedianWidth / 2;
+// Median over 7 neighbors in the row, mirrored at the ends; rows too short for that stay as they are. `padded` is scratch.
+// (The network of 13 exchanges: N. Devillard, "Fast median search", 1998.)
+void median_filter(float* row, int columns, std::vector<float>* padded) {
+  constexpr int kHalf = 3;
   if (columns <= kHalf) return;
-  scratch->assign(row, row + columns);
+  padded->resize(columns + 2 * kHalf);
+  float* p = padded->data();
+  std::copy_n(row, columns, p + kHalf);
+  for (int i = 1; i <= kHalf; ++i) {
+    p[kHalf - i] = row[i];
+    p[kHalf + columns - 1 + i] = row[columns - 1 - i];
+  }
+  const auto order = [](float& low, float& high) {
+    const float a = low, b = high;
+    low = a < b ? a : b;
+    high = a < b ? b : a;
+  };
   for (int c = 0; c < columns; ++c) {
-    float near[kMedianWidth];
-    for (int i = -kHalf; i <= kHalf; ++i) {
-      int at = std::abs(c + i);
-      if (at >= columns) at = 2 * (columns - 1) - at;
-      near[i + kHalf] = (*scratch)[at];
-    }
-    std::nth_element(near, near + kHalf, near + kMedianWidth);
-    row[c] = near[kHalf];
+    float a = p[c], b = p[c + 1], d = p[c + 2], e = p[c + 3], f = p[c + 4], g = p[c + 5], h = p[c + 6];
+    order(a, g), order(a, e), order(b, h), order(d, f), order(a, b), order(e, g), order(d, h), order(d, e), order(e, h);
+    order(f, g), order(b, f), order(b, e), order(e, f);
+    row[c] = e;
   }
 }
 
@@ -88,8 +94,9 @@ void cut_long_words(std::vector<Word>* words) {
     if (w.end > w.start) durations.push_back(w.end - w.start);
   }
   if (durations.empty()) return;
-  std::nth_element(durations.begin(), durations.begin() + durations.size() / 2, durations.end());
-  const double longest = 2 * std::min(kLongWord, durations[durations.size() / 2]);
+  std::sort(durations.begin(), durations.end());
+  const double median = (durations[(durations.size() - 1) / 2] + durations[durations.size() / 2]) / 2;
+  const double longest = 2 * std::min(kLongWord, median);
   for (size_t i = 1; i < words->size(); ++i) {
     Word& w = (*words)[i];
     if (w.end - w.start <= longest) continue;
@@ -123,10 +130,10 @@ std::vector<std::pair<int, int>> dynamic_time_warping(const float* cost, int row
       const float diagonal = previous[c], row = previous[c + 1], column = current[c];
       float least;
       Step step;
-      if (diagonal < row && diagonal < column) {
+      if (diagonal <= row && diagonal <= column) {
         least = diagonal;
         step = kDiagonal;
-      } else if (row < diagonal && row < column) {
+      } else if (row <= column) {
         least = row;
         step = kRow;
       } else {
@@ -166,14 +173,19 @@ std::vector<Word> word_times(const Tokenizer& tokenizer, std::string_view langua
     log_probs.push_back(forced ? 0.0f : result.log_probs[i - prefix.size()]);
   }
   if (text.empty() || content <= 0) return {};
+  const size_t forced = static_cast<size_t>(
+      std::count_if(rows.begin(), rows.end(), [&](int r) { return r < static_cast<int>(prefix.size()); }));
   rows.push_back(static_cast<int>(prefix.size() + result.tokens.size()));
   const int n = static_cast<int>(rows.size());
+  if (result.alignment_rows <= rows.back() ||
+      result.alignment.size() != static_cast<size_t>(heads) * result.alignment_rows * content) {
+    throw Error(ErrorCode::kInvalidUse, "word times need a decode with its alignment");
+  }
 
   std::vector<float> cost(static_cast<size_t>(n) * content, 0.0f), head(cost.size()), scratch;
   for (int h = 0; h < heads; ++h) {
     for (int r = 0; r < n; ++r) {
-      const int row = std::min(rows[r], result.alignment_rows - 1);
-      std::copy_n(&result.alignment[(static_cast<size_t>(h) * result.alignment_rows + row) * content], content,
+      std::copy_n(&result.alignment[(static_cast<size_t>(h) * result.alignment_rows + rows[r]) * content], content,
                   &head[static_cast<size_t>(r) * content]);
     }
     normalize(head.data(), n, content);
@@ -185,7 +197,11 @@ std::vector<Word> word_times(const Tokenizer& tokenizer, std::string_view langua
   std::vector<Word> parts;
   std::vector<size_t> first_token;
   size_t at = 0;
-  for (Tokenizer::Word& w : tokenizer.split_words(text, language)) {
+  // What was forced consists of whole words: what follows without a space continues the text but is a word of its own.
+  std::vector<Tokenizer::Word> split = tokenizer.split_words({text.begin(), text.begin() + forced}, language);
+  std::vector<Tokenizer::Word> sampled = tokenizer.split_words({text.begin() + forced, text.end()}, language);
+  split.insert(split.end(), std::make_move_iterator(sampled.begin()), std::make_move_iterator(sampled.end()));
+  for (Tokenizer::Word& w : split) {
     Word part;
     part.space_before = !w.text.empty() && w.text.front() == ' ';
     part.text = trimmed(w.text);
@@ -202,8 +218,6 @@ std::vector<Word> word_times(const Tokenizer& tokenizer, std::string_view langua
   cut_long_words(&parts);
 
   // Opening punctuation goes to the word after it, closing punctuation to the word before it.
-  const size_t forced = static_cast<size_t>(
-      std::count_if(rows.begin(), rows.end() - 1, [&](int r) { return r < static_cast<int>(prefix.size()); }));
   std::vector<Word> words;
   for (size_t i = 0; i < parts.size(); ++i) {
     Word w = parts[i];

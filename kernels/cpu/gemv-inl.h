@@ -64,61 +64,78 @@ void multiply_rows(const MultiplyTask& t) {
 }
 
 template <class V>
-void attend_head(const float* query, const float* keys, const float* values, ptrdiff_t stride, int count, int width,
-                 float* scores, float* weights, float* out) {
+float largest_of(const float* x, int count) {
   float most = -std::numeric_limits<float>::infinity();
-  for (int t = 0; t < count; ++t) {
-    V sum = V::set(0);
-    for (int c = 0; c < width; c += V::kLanes) sum = V::fma(V::load(query + c), V::load(keys + t * stride + c), sum);
-    scores[t] = sum.sum();
-    most = scores[t] > most ? scores[t] : most;
+  int i = 0;
+  if (count >= V::kLanes) {
+    V m = V::load(x);
+    for (i = V::kLanes; i + V::kLanes <= count; i += V::kLanes) m = V::max(m, V::load(x + i));
+    most = m.largest();
   }
-  float total = 0;
-  int t = 0;
+  for (; i < count; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// to[i] = exp(from[i] - most); returns their sum. Only sums where `to` is null.
+template <class V>
+inline float exp_and_sum(const float* from, int count, float most, float* to) {
   V sum = V::set(0);
-  for (; t + V::kLanes <= count; t += V::kLanes) {
-    const V e = exp(V::load(scores + t) - V::set(most));
-    e.store(weights + t);
+  int i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) {
+    const V e = exp(V::load(from + i) - V::set(most));
+    if (to) e.store(to + i);
     sum = sum + e;
   }
-  total = sum.sum();
-  for (; t < count; ++t) total += weights[t] = exp(F32x1::set(scores[t] - most)).v;
-  const V scale = V::set(1.0f / total);
-  for (int c = 0; c < width; c += 2 * V::kLanes) {
-    if (c + V::kLanes < width) {
-      V a = V::set(0), b = V::set(0);
-      for (int i = 0; i < count; ++i) {
-        const V p = V::set(weights[i]);
-        a = V::fma(p, V::load(values + i * stride + c), a);
-        b = V::fma(p, V::load(values + i * stride + c + V::kLanes), b);
-      }
-      (a * scale).store(out + c);
-      (b * scale).store(out + c + V::kLanes);
-    } else {
-      V a = V::set(0);
-      for (int i = 0; i < count; ++i) a = V::fma(V::set(weights[i]), V::load(values + i * stride + c), a);
-      (a * scale).store(out + c);
-    }
+  float total = sum.sum();
+  for (; i < count; ++i) {
+    const float e = exp(F32x1::set(from[i] - most)).v;
+    if (to) to[i] = e;
+    total += e;
   }
+  return total;
+}
+
+template <class V>
+void attend_head(const float* query, const uint16_t* keys, const uint16_t* values, int count, float* scores,
+                 float* weights, float* out) {
+  constexpr int kVectors = kHeadWidth / V::kLanes;
+  for (int t = 0; t < count; ++t) {
+    V sum = V::set(0);
+    for (int c = 0; c < kHeadWidth; c += V::kLanes) {
+      sum = V::fma(V::load(query + c), V::load_half(keys + static_cast<ptrdiff_t>(t) * kHeadWidth + c), sum);
+    }
+    scores[t] = sum.sum();
+  }
+  const float total = exp_and_sum<V>(scores, count, largest_of<V>(scores, count), weights);
+  V sum[kVectors];
+  for (int c = 0; c < kVectors; ++c) sum[c] = V::set(0);
+  for (int t = 0; t < count; ++t) {
+    const V w = V::set(weights[t]);
+    const uint16_t* value = values + static_cast<ptrdiff_t>(t) * kHeadWidth;
+    for (int c = 0; c < kVectors; ++c) sum[c] = V::fma(w, V::load_half(value + c * V::kLanes), sum[c]);
+  }
+  const V scale = V::set(1.0f / total);
+  for (int c = 0; c < kVectors; ++c) (sum[c] * scale).store(out + c * V::kLanes);
+}
+
+template <class V>
+void narrow_row(const float* from, int count, uint16_t* to) {
+  for (int i = 0; i < count; i += V::kLanes) V::load(from + i).store_half(to + i);
 }
 
 template <class V>
 float log_sum_exp_of(const float* x, int count) {
-  float most = -std::numeric_limits<float>::infinity();
-  for (int i = 0; i < count; ++i) most = x[i] > most ? x[i] : most;
+  const float most = largest_of<V>(x, count);
   if (most == -std::numeric_limits<float>::infinity()) return most;
-  V sum = V::set(0);
-  int i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) sum = sum + exp(V::load(x + i) - V::set(most));
-  float total = sum.sum();
-  for (; i < count; ++i) total += exp(F32x1::set(x[i] - most)).v;
-  return most + std::log(total);
+  return most + std::log(exp_and_sum<V>(x, count, most, nullptr));
 }
 
 template <class V>
 constexpr GemvKernels make_gemv_kernels() {
   return {{multiply_rows<V, AsF32<V>>, multiply_rows<V, AsHalf<V>>, multiply_rows<V, AsBF16<V>>},
           attend_head<V>,
+          narrow_row<V>,
+          largest_of<V>,
           log_sum_exp_of<V>};
 }
 

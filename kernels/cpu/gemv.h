@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/f32_kernels.h"
 
@@ -23,12 +24,20 @@ struct MatrixView {
 void multiply(const MatrixView& w, const float* bias, const float* x, ptrdiff_t x_stride, int rows, float* y,
               ptrdiff_t y_stride, Epilogue epilogue, int threads, Isa isa = whisperxdna2::isa());
 
-// One head's attention of one query over `count` keys and values at `stride`: scores[t] = query . keys[t], then
-// out = softmax(scores) values. width is a multiple of 16. `scores` keeps the raw scores; `weights` is scratch, [count].
-void attend(const float* query, const float* keys, const float* values, ptrdiff_t stride, int count, int width,
-            float* scores, float* weights, float* out, Isa isa = whisperxdna2::isa());
+// Row `row` of w as f32, exactly.
+void widen_row(const MatrixView& w, int row, float* out);
 
-// log(sum(exp(x))), minus infinity for entries that are minus infinity throughout.
+// One head's attention of one query over `count` keys and values, half precision, [count][kHeadWidth] each:
+// scores[t] = query . keys[t], out = softmax(scores) values. `scores` keeps the raw scores; `weights` is scratch, [count].
+void attend(const float* query, const uint16_t* keys, const uint16_t* values, int count, float* scores, float* weights,
+            float* out, Isa isa = whisperxdna2::isa());
+
+// Half precision, to nearest; what is too large becomes the largest half. count is a multiple of 16.
+void narrow(const float* from, int count, uint16_t* to, Isa isa = whisperxdna2::isa());
+
+float largest(const float* x, int count, Isa isa = whisperxdna2::isa());
+
+// log(sum(exp(x))): minus infinity where every entry is.
 float log_sum_exp(const float* x, int count, Isa isa = whisperxdna2::isa());
 
 }  // namespace whisperxdna2

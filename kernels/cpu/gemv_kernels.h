@@ -19,7 +19,9 @@ struct MultiplyTask {
 
 struct GemvKernels {
   void (*multiply[3])(const MultiplyTask&);  // by MatrixType
-  void (*attend)(const float*, const float*, const float*, ptrdiff_t, int, int, float*, float*, float*);
+  void (*attend)(const float*, const uint16_t*, const uint16_t*, int, float*, float*, float*);
+  void (*narrow)(const float*, int, uint16_t*);
+  float (*largest)(const float*, int);
   float (*log_sum_exp)(const float*, int);
 };
 

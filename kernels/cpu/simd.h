@@ -25,6 +25,18 @@ inline float widen_half(uint16_t h) {
   return sign ? -r : r;
 }
 
+// Single to half, to nearest, ties to even; what is too large becomes the largest half. No NaNs come in.
+inline uint16_t narrow_to_half(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  const float magnitude = std::fabs(x);
+  if (magnitude >= 65504.0f) return sign | 0x7BFF;
+  if (magnitude < 0x1p-14f) return sign | static_cast<uint16_t>(std::nearbyint(magnitude * 0x1p24f));
+  bits &= 0x7FFFFFFF;
+  return sign | static_cast<uint16_t>((bits + 0xFFF + (bits >> 13 & 1) - (112u << 23)) >> 13);
+}
+
 inline float widen_bf16(uint16_t h) {
   const uint32_t bits = static_cast<uint32_t>(h) << 16;
   float r;
@@ -40,6 +52,7 @@ struct F32x1 {
   static F32x1 load_bf16(const uint16_t* p) { return {widen_bf16(*p)}; }
   static F32x1 set(float x) { return {x}; }
   void store(float* p) const { *p = v; }
+  void store_half(uint16_t* p) const { *p = narrow_to_half(v); }
   friend F32x1 operator+(F32x1 a, F32x1 b) { return {a.v + b.v}; }
   friend F32x1 operator-(F32x1 a, F32x1 b) { return {a.v - b.v}; }
   friend F32x1 operator*(F32x1 a, F32x1 b) { return {a.v * b.v}; }
@@ -77,6 +90,11 @@ struct F32x8 {
   }
   static F32x8 set(float x) { return {_mm256_set1_ps(x)}; }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store_half(uint16_t* p) const {
+    const __m256 most = _mm256_set1_ps(65504.0f), least = _mm256_set1_ps(-65504.0f);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(_mm256_max_ps(_mm256_min_ps(v, most), least), _MM_FROUND_TO_NEAREST_INT));
+  }
   friend F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -121,6 +139,11 @@ struct F32x16 {
   }
   static F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store_half(uint16_t* p) const {
+    const __m512 most = _mm512_set1_ps(65504.0f), least = _mm512_set1_ps(-65504.0f);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(_mm512_max_ps(_mm512_min_ps(v, most), least), _MM_FROUND_TO_NEAREST_INT));
+  }
   friend F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }

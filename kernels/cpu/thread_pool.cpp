@@ -7,7 +7,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <fstream>
-#include <list>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -54,7 +53,7 @@ bool spin_until(const Condition& condition) {
 struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable work_added, helper_left;
-  std::list<Job*> jobs;
+  std::vector<Job*> jobs;
   std::vector<std::thread> workers;
   bool stopping = false;
   std::atomic<unsigned> announced{0};  // jobs ever added; lets idle workers spin without the mutex
@@ -123,18 +122,17 @@ void ThreadPool::parallel_for(int threads, int count, const std::function<void(i
   }
   State& s = *state_;
   Job job(body, count, helpers);
-  std::list<Job*>::iterator entry;
   {
     std::lock_guard<std::mutex> lock(s.mutex);
     s.ensure_workers(helpers);
-    entry = s.jobs.insert(s.jobs.end(), &job);
+    s.jobs.push_back(&job);
     ++s.announced;
   }
   s.work_added.notify_all();
   job.work();
 
   std::unique_lock<std::mutex> lock(s.mutex);
-  s.jobs.erase(entry);
+  s.jobs.erase(std::find(s.jobs.begin(), s.jobs.end(), &job));
   while (job.helpers > 0) {
     const unsigned seen = s.departures;
     lock.unlock();

@@ -1,0 +1,60 @@
+// Times the decoder over recorded encoder rows: setting features, a prefix, and each sampled token.
+// usage: bench_decoder [THREADS [MODEL]]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/cpu/cpu_features.h"
+#include "tests/whisper/decoder_case.h"
+#include "whisper/tokenizer.h"
+#include "whisper/word_timing.h"
+
+using namespace whisperxdna2;
+
+namespace {
+
+template <class Work>
+double milliseconds(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+void print(const char* what, std::vector<double> times, double per) {
+  std::sort(times.begin(), times.end());
+  std::printf("%-34s %8.3f %8.3f\n", what, times.front() / per, times[times.size() / 2] / per);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const auto model = load_model(argc > 2 ? argv[2] : default_model_path());
+  Decoder decoder(model, threads);
+  std::printf("%s, %s, %d threads\n%-34s %8s %8s\n", cpu_name().c_str(), isa_name(isa()), threads, "ms", "min", "median");
+
+  constexpr int kRuns = 15;
+  std::vector<double> features, one, many, prefix, words;
+  set_features(decoder, kJfkTail);
+  for (int i = 0; i < kRuns; ++i) {
+    features.push_back(milliseconds([&] { set_features(decoder, kJfkTail); }));
+    DecodeOptions o = options_of(kJfkTail);
+    o.alignment = true;
+    o.max_new_tokens = 1;
+    one.push_back(milliseconds([&] { decoder.decode(o); }));
+    o.prefix.assign(20, 400);
+    prefix.push_back(milliseconds([&] { decoder.decode(o); }));
+    o.prefix.clear();
+    o.max_new_tokens = 21;
+    DecodeResult r;
+    many.push_back(milliseconds([&] { r = decoder.decode(o); }) - one.back());
+    words.push_back(milliseconds(
+        [&] { word_times(*model->tokenizer, "en", {}, r, static_cast<int>(model->alignment_heads.size()), 512, nullptr); }));
+  }
+  print("features, 576 rows", features, 1);
+  print("prompt and first token", one, 1);
+  print("the same with a prefix of 20", prefix, 1);
+  print("each further token", many, 20);
+  print("word times, 22 rows", words, 1);
+}
