@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/thread_pool.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -11,7 +10,7 @@ constexpr int kTileRows = 24;  // queries of a task; their scores over 1500 keys
 
 }  // namespace
 
-void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, int threads,
+void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
                const F32Kernels& kernels) {
   const int width = heads * kHeadWidth;
   const ptrdiff_t stride = 3 * width;
@@ -26,7 +25,7 @@ void attention(const float* qkv, int rows, int heads, float* out, AttentionScrat
   scratch->values.resize(values_size * heads);
 
   ThreadPool& pool = ThreadPool::instance();
-  pool.parallel_for(threads, heads, [&](int head) {
+  pool.parallel_for(workers, heads, [&](int head) {
     const float* k = qkv + width + head * kHeadWidth;
     const float* v = k + width;
     float* keys = scratch->keys.data() + keys_size * head;
@@ -45,7 +44,7 @@ void attention(const float* qkv, int rows, int heads, float* out, AttentionScrat
     }
   });
 
-  pool.parallel_for(threads, heads * tiles, [&](int i) {
+  pool.parallel_for(workers, heads * tiles, [&](int i) {
     const int head = i / tiles, row = i % tiles * kTileRows;
     // One tile per thread, not per task: it stays in the cache.
     thread_local std::vector<float> tile;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/f32_kernels.h"
+#include "kernels/cpu/thread_pool.h"
 
 namespace whisperxdna2 {
 
@@ -16,8 +17,8 @@ struct AttentionScratch {
 };
 
 // out = softmax(q k^T) v for each head, without a mask. qkv: [rows][3 * heads * 64], queries first, then keys, then values;
-// the queries are already scaled by 1/8. out: [rows][heads * 64]. The result does not depend on `threads`.
-void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, int threads,
+// the queries are already scaled by 1/8. out: [rows][heads * 64]. The result does not depend on the number of threads.
+void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
                const F32Kernels& kernels = f32_kernels());
 
 }  // namespace whisperxdna2

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/thread_pool.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -30,12 +29,12 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int out, int 
 }
 
 void linear(const PackedLinear& w, const float* x, ptrdiff_t x_stride, int rows, float* y, ptrdiff_t y_stride,
-            Epilogue epilogue, int threads, const F32Kernels& kernels) {
+            Epilogue epilogue, const Workers& workers, const F32Kernels& kernels) {
   const int panels = (w.out_ + kernels.panel - 1) / kernels.panel;
   const int panels_per_task = std::max(1, kTaskColumns / kernels.panel);
   const int row_tasks = (rows + kTaskRows - 1) / kTaskRows;
   const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
-  ThreadPool::instance().parallel_for(threads, row_tasks * column_tasks, [&](int i) {
+  ThreadPool::instance().parallel_for(workers, row_tasks * column_tasks, [&](int i) {
     const int row = i / column_tasks * kTaskRows;
     GemmTask t{};
     t.a = x + row * x_stride;

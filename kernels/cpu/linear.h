@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/f32_kernels.h"
+#include "kernels/cpu/thread_pool.h"
 
 namespace whisperxdna2 {
 
@@ -19,15 +20,15 @@ class PackedLinear {
   int in() const { return in_; }
 
  private:
-  friend void linear(const PackedLinear&, const float*, ptrdiff_t, int, float*, ptrdiff_t, Epilogue, int,
-                     const F32Kernels&);
+  friend void linear(const PackedLinear&, const float*, ptrdiff_t, int, float*, ptrdiff_t, Epilogue,
+                     const Workers&, const F32Kernels&);
   int out_ = 0, in_ = 0;
   std::vector<float> panels_, bias_;
 };
 
 // y[r] = epilogue(W x[r] + b) for `rows` rows of x at x_stride (rows may overlap: a convolution is a linear layer over
-// overlapping rows). Runs on the process-wide pool with up to `threads` threads; the result does not depend on them.
+// overlapping rows). Runs on the process-wide pool as `workers` say; the result does not depend on their number.
 void linear(const PackedLinear& weights, const float* x, ptrdiff_t x_stride, int rows, float* y, ptrdiff_t y_stride,
-            Epilogue epilogue, int threads, const F32Kernels& kernels = f32_kernels());
+            Epilogue epilogue, const Workers& workers, const F32Kernels& kernels = f32_kernels());
 
 }  // namespace whisperxdna2

@@ -1,14 +1,16 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <fstream>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,14 +26,21 @@ struct Job {
   const std::function<void(int)>& body;
   const int count;
   const int most_helpers;
+  const std::atomic<bool>* const abandoned;
   std::atomic<int> next{0};
-  int helpers = 0;  // inside work(); guarded by the pool's mutex
+  int helpers = 0;               // inside work(); guarded by the pool's mutex
+  std::exception_ptr exception = nullptr;  // the first one; guarded by the pool's mutex
 
-  Job(const std::function<void(int)>& b, int c, int h) : body(b), count(c), most_helpers(h) {}
   bool exhausted() const { return next.load(std::memory_order_relaxed) >= count; }
+
   void work() {
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(i);
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      if (abandoned && abandoned->load(std::memory_order_relaxed)) break;
+      body(i);
+    }
+    stop();
   }
+  void stop() { next.store(count, std::memory_order_relaxed); }
 };
 
 template <class Condition>
@@ -46,17 +55,36 @@ bool spin_until(const Condition& condition) {
   return false;
 }
 
+// "200000 100000" or "max 100000", microseconds of processor time in a period; infinite where there is no such file.
+double quota_of_group(const std::string& path) {
+  std::ifstream file("/sys/fs/cgroup" + path + "/cpu.max");
+  double limit = 0, period = 0;
+  return file >> limit >> period && limit > 0 && period > 0 ? limit / period : 1e9;
+}
+
+// Processors' worth of time that the control groups (version 2) of this process allow.
+double cgroup_quota() {
+  double least = quota_of_group("");
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (line.rfind("0::/", 0) != 0) continue;
+    for (std::string path = line.substr(3); path.size() > 1; path.resize(path.rfind('/'))) {
+      least = std::min(least, quota_of_group(path));
+    }
+  }
+  return least;
+}
+
 }  // namespace
 
-// `mutex` guards `jobs`, `workers`, `stopping` and every Job::helpers. Workers take the job that has the fewest helpers,
-// so that concurrent callers share them evenly.
+// `mutex` guards `jobs`, `workers` and what Job says. Workers take the job that has the fewest helpers, so that
+// concurrent callers share them evenly.
 struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable work_added, helper_left;
   std::vector<Job*> jobs;
-  std::vector<std::thread> workers;
-  bool stopping = false;
-  std::atomic<unsigned> announced{0};  // jobs ever added; lets idle workers spin without the mutex
+  int workers = 0;
+  std::atomic<unsigned> announced{0};   // jobs ever added; lets idle workers spin without the mutex
   std::atomic<unsigned> departures{0};  // helpers that ever left a job; lets a caller spin without the mutex
 
   Job* choose() {
@@ -68,70 +96,75 @@ struct ThreadPool::State {
     return best;
   }
 
+  // `lock` is held before and after.
+  void work(Job* job, std::unique_lock<std::mutex>* lock) {
+    lock->unlock();
+    std::exception_ptr exception;
+    try {
+      job->work();
+    } catch (...) {
+      exception = std::current_exception();
+      job->stop();
+    }
+    lock->lock();
+    if (exception && !job->exception) job->exception = exception;
+  }
+
   void run() {
     std::unique_lock<std::mutex> lock(mutex);
-    while (!stopping) {
+    while (true) {
       Job* job = choose();
       if (!job) {
         const unsigned seen = announced;
         lock.unlock();
         spin_until([&] { return announced.load(std::memory_order_relaxed) != seen; });
         lock.lock();
-        if (announced == seen && !stopping) work_added.wait(lock);
+        if (announced == seen) work_added.wait(lock);
         continue;
       }
       ++job->helpers;
-      lock.unlock();
-      job->work();
-      lock.lock();
+      work(job, &lock);
       --job->helpers;
       ++departures;
       helper_left.notify_all();
     }
   }
 
+  // As many as the system gives us: without workers the callers do the work alone.
   void ensure_workers(int wanted) {
-    while (static_cast<int>(workers.size()) < wanted) workers.emplace_back([this] { run(); });
+    try {
+      for (; workers < wanted; ++workers) {
+        std::thread thread([this] { run(); });
+        pthread_setname_np(thread.native_handle(), "whisper-worker");
+        thread.detach();
+      }
+    } catch (const std::system_error&) {
+    }
   }
 };
 
 ThreadPool& ThreadPool::instance() {
-  static ThreadPool pool;
-  return pool;
+  static ThreadPool* const pool = new ThreadPool;
+  return *pool;
 }
 
 ThreadPool::ThreadPool() : state_(new State) {}
 
-ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stopping = true;
-    ++state_->announced;
-  }
-  state_->work_added.notify_all();
-  for (std::thread& t : state_->workers) t.join();
-  delete state_;
-}
-
-void ThreadPool::parallel_for(int threads, int count, const std::function<void(int)>& body) {
+void ThreadPool::parallel_for(const Workers& workers, int count, const std::function<void(int)>& body) {
   constexpr int kMostThreads = 64;
-  const int helpers = std::min({threads - 1, count - 1, kMostThreads});
+  const int helpers = std::min({workers.threads - 1, count - 1, kMostThreads});
+  Job job{body, count, helpers, workers.abandoned};
   if (helpers <= 0) {
-    for (int i = 0; i < count; ++i) body(i);
+    job.work();
     return;
   }
   State& s = *state_;
-  Job job(body, count, helpers);
-  {
-    std::lock_guard<std::mutex> lock(s.mutex);
-    s.ensure_workers(helpers);
-    s.jobs.push_back(&job);
-    ++s.announced;
-  }
-  s.work_added.notify_all();
-  job.work();
-
   std::unique_lock<std::mutex> lock(s.mutex);
+  s.ensure_workers(helpers);
+  s.jobs.push_back(&job);
+  ++s.announced;
+  s.work_added.notify_all();
+  s.work(&job, &lock);
   s.jobs.erase(std::find(s.jobs.begin(), s.jobs.end(), &job));
   while (job.helpers > 0) {
     const unsigned seen = s.departures;
@@ -140,19 +173,14 @@ void ThreadPool::parallel_for(int threads, int count, const std::function<void(i
     lock.lock();
     if (job.helpers > 0 && s.departures == seen) s.helper_left.wait(lock);
   }
+  if (job.exception) std::rethrow_exception(job.exception);
 }
 
 int ThreadPool::available_processors() {
-  int count = static_cast<int>(std::thread::hardware_concurrency());
+  double count = std::thread::hardware_concurrency();
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
-  std::ifstream quota("/sys/fs/cgroup/cpu.max");  // "max 100000" or "200000 100000"
-  std::string limit;
-  double period = 0;
-  if (quota >> limit >> period && limit != "max" && period > 0) {
-    count = std::min(count, static_cast<int>(std::stod(limit) / period + 0.5));
-  }
-  return std::max(count, 1);
+  return std::max(1, static_cast<int>(std::min(count, cgroup_quota() + 0.5)));
 }
 
 }  // namespace whisperxdna2
