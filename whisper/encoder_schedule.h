@@ -1,0 +1,73 @@
+// The f32 encoder: weights in the order of the kernels, and the layer schedule over them
+// (openai/whisper whisper/model.py, AudioEncoder).
+//
+//   mel --> conv, GELU, conv, GELU, + positions --> layers: x += attention(norm(x)); x += mlp(norm(x)) --> norm --> features
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/linear.h"
+#include "whisper/model.h"
+
+namespace whisperxdna2 {
+
+struct PackedNorm {
+  std::vector<float> gain, bias;
+};
+
+struct PackedLayer {
+  PackedNorm attention_norm, mlp_norm;
+  PackedLinear qkv, out, fc1, fc2;
+};
+
+// Immutable; owns all it needs of the model.
+struct PackedEncoder {
+  ModelDims dims;
+  PackedLinear conv1, conv2;     // linear layers over [tap][channel]
+  std::vector<float> positions;  // [n_audio_ctx][d_model]
+  std::vector<PackedLayer> layers;
+  PackedNorm norm;
+};
+
+// The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of the
+// encoder is not used afterwards. Thread-safe. Throws Error.
+std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model);
+
+// Values on the way, for comparisons with references and for measuring ranges.
+enum class Activation {
+  kStem,       // residual stream before the first layer (layer -1)
+  kQkvInput,   // inputs of the four linear layers
+  kOutInput,
+  kFc1Input,
+  kFc2Input,   // after GELU
+  kLayer,      // residual stream after the layer
+};
+// values: [rows][width], valid during the call.
+using Observer = std::function<void(Activation, int layer, const float* values, int rows, int width)>;
+
+// One window at a time over one set of buffers, which grow to the longest window seen and are kept. One per thread.
+class EncoderSchedule {
+ public:
+  EncoderSchedule(std::shared_ptr<const PackedEncoder> weights, int threads)
+      : w_(std::move(weights)), threads_(threads) {}
+
+  // mel: [n_mels][2 * positions]. features: [positions][d_model]. Returns false, with `features` unspecified, soon after
+  // `abandoned` became true: it is looked at before each piece of at most some milliseconds.
+  bool run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,
+           const Observer& observer = nullptr);
+
+ private:
+  void stem(const float* mel, int positions, const Workers& workers);
+  void norm(const PackedNorm& norm, int rows, float* out);
+
+  const std::shared_ptr<const PackedEncoder> w_;
+  const int threads_;
+  std::vector<float> frames_, conv_, x_, normed_, qkv_, hidden_;
+  AttentionScratch attention_;
+};
+
+}  // namespace whisperxdna2
