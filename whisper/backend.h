@@ -1,4 +1,7 @@
 // Chooses who executes the encoder.
+//
+// The NPU's executor needs XRT and is a module of its own, libwhisperxdna2-npu.so in the folder of this library (or
+// $WHISPERXDNA2_NPU_MODULE), which is loaded when the NPU is asked for and then kept.
 #pragma once
 
 #include <memory>
@@ -17,6 +20,12 @@ struct BackendChoice {
   // Why `auto` did not take the NPU ("no NPU module installed", ...); empty where it did or was not asked to.
   std::string fallback_reason;
 };
+
+// What the module exports, as extern "C" under kNpuFactoryName. Throws Error: kNotFound where there is no NPU that it can
+// use. The name's number changes with this signature and with Encoder, Model or Precision, so that a module of another
+// version is not called.
+using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, Precision precision, int threads);
+constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_1";
 
 // Throws Error; with kNpu and no usable NPU it says what is missing and what to do. Only kAuto may choose the CPU.
 BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads);
