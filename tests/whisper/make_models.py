@@ -6,6 +6,8 @@ Usage: make_models.py DIRECTORY
   ct2-f16/ ct2-f32/ ct2-int8/ ct2-aliased/      CTranslate2
   ggml-f16.bin ggml-f32.bin ggml-q8_0.bin ...   whisper.cpp
   hf-f16/ hf-f32/ hf-bf16/ hf-sharded/          Hugging Face
+  ct2-english/ ggml-english.bin hf-english/     English only: 51864 tokens
+  ct2-v3/ ggml-v3.bin hf-v3/                    as large-v3: 51866 tokens, 128 mel bands
   expected-TYPE.f32                             values of encoder.blocks.0.mlp.0.weight as they must be in memory
 All of the f16 ones hold the same weights.
 """
@@ -16,16 +18,18 @@ import struct
 import sys
 from array import array
 
-WIDTH, N_VOCAB, N_TEXT = 64, 51865, 50257
+WIDTH = 64
+# Which of the three vocabularies is written; see use().
+N_VOCAB, N_TEXT, MEL_BANDS = 51865, 50257, 80
 LANGUAGES = ("en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi "
              "ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd "
-             "gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su").split()
+             "gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue").split()
 
 
 def shapes():
     """OpenAI's names and shapes."""
     d, s = WIDTH, {}
-    s["encoder.conv1.weight"], s["encoder.conv1.bias"] = (d, 80, 3), (d,)
+    s["encoder.conv1.weight"], s["encoder.conv1.bias"] = (d, MEL_BANDS, 3), (d,)
     s["encoder.conv2.weight"], s["encoder.conv2.bias"] = (d, d, 3), (d,)
     s["encoder.positional_embedding"] = (1500, d)
     s["decoder.positional_embedding"] = (448, d)
@@ -88,20 +92,29 @@ def byte_alphabet():
 
 
 def tokens():
-    """Raw bytes of the text tokens: all single bytes, pairs, one empty token at the end."""
+    """Raw bytes of the text tokens: all single bytes, pairs, in multilingual ones an empty token at the end."""
     t = [bytes([b]) for b in range(256)]
-    t += [bytes([(i - 256) >> 8, i & 255]) for i in range(256, N_TEXT - 1)]
-    return t + [b""]
+    t += [bytes([(i - 256) >> 8, i & 255]) for i in range(256, 50256)]
+    return t + [b""] if N_TEXT == 50257 else t
 
 
 def control_tokens():
-    names = ["<|endoftext|>", "<|startoftranscript|>"] + [f"<|{code}|>" for code in LANGUAGES]
+    languages = LANGUAGES[:100 if N_VOCAB == 51866 else 99]
+    names = ["<|endoftext|>", "<|startoftranscript|>"] + [f"<|{code}|>" for code in languages]
     names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
     return names + [f"<|{i * 0.02:.2f}|>" for i in range(1501)]
 
 
 ALPHABET = byte_alphabet()
-VOCABULARY = ["".join(ALPHABET[b] for b in t) for t in tokens()] + control_tokens()
+
+
+def text_tokens():
+    return ["".join(ALPHABET[b] for b in t) for t in tokens()]
+
+
+def use(n_vocab, n_text, mel_bands):
+    global N_VOCAB, N_TEXT, MEL_BANDS
+    N_VOCAB, N_TEXT, MEL_BANDS = n_vocab, n_text, mel_bands
 
 
 def write(path, data):
@@ -194,7 +207,7 @@ def ct2(directory, weights, kind, aliased=False):
     data += struct.pack("<I", len(aliases)) + b"".join(string(a) + string(b) for a, b in aliases)
     write(directory + "/model.bin", data)
     write_json(directory + "/config.json", {"alignment_heads": [[0, 0]], "suppress_ids": [1, 2], "lang_ids": [50259]})
-    write(directory + "/vocabulary.txt", "\n".join(VOCABULARY).encode() + b"\n")
+    write(directory + "/vocabulary.txt", "\n".join(text_tokens() + control_tokens()).encode() + b"\n")
 
 
 # ---------------------------------------------------------------- ggml
@@ -236,9 +249,11 @@ GGML_FTYPES = {"f32": 0, "f16": 1, "q4_0": 2002, "q4_1": 2003, "q8_0": 2007, "q5
 
 
 def ggml(path, weights, kind):
-    out = [struct.pack("<I11i", 0x67676d6c, N_VOCAB, 1500, WIDTH, 1, 1, 448, WIDTH, 1, 1, 80, GGML_FTYPES[kind]),
-           struct.pack("<2i", 80, 201), bytes(4 * 80 * 201), struct.pack("<i", N_TEXT)]
-    out += [struct.pack("<I", len(t)) + t for t in tokens()]
+    # Published English-only files list one control token.
+    listed = tokens() + ([b"<|endoftext|>"] if N_VOCAB == 51864 else [])
+    out = [struct.pack("<I11i", 0x67676d6c, N_VOCAB, 1500, WIDTH, 1, 1, 448, WIDTH, 1, 1, MEL_BANDS, GGML_FTYPES[kind]),
+           struct.pack("<2i", MEL_BANDS, 201), bytes(4 * MEL_BANDS * 201), struct.pack("<i", len(listed))]
+    out += [struct.pack("<I", len(t)) + t for t in listed]
     for name, shape in shapes().items():
         data, kind_here = weights[name], kind
         if len(shape) == 1 or name.endswith("positional_embedding"):
@@ -318,17 +333,18 @@ def hugging_face(directory, weights, dtype, sharded=False):
         safetensors(directory + "/model.safetensors", tensors, dtype)
     write_json(directory + "/config.json", {
         "model_type": "whisper", "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1,
-        "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": 80,
+        "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
         "vocab_size": N_VOCAB, "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
         "scale_embedding": False})
-    write_json(directory + "/generation_config.json", {"alignment_heads": [[0, 0]], "no_timestamps_token_id": 50363})
+    write_json(directory + "/generation_config.json", {"alignment_heads": [[0, 0]],
+                                                         "no_timestamps_token_id": N_VOCAB - 1502})
     if sharded:
-        write_json(directory + "/vocab.json", {t: i for i, t in enumerate(VOCABULARY[:N_TEXT])})
+        write_json(directory + "/vocab.json", {t: i for i, t in enumerate(text_tokens())})
         write(directory + "/merges.txt", b"#version: 0.2\n")
     else:
-        added = [{"id": N_TEXT + i, "content": t, "special": True} for i, t in enumerate(VOCABULARY[N_TEXT:])]
+        added = [{"id": N_TEXT + i, "content": t, "special": True} for i, t in enumerate(control_tokens())]
         write_json(directory + "/tokenizer.json", {"added_tokens": added, "model": {
-            "type": "BPE", "vocab": {t: i for i, t in enumerate(VOCABULARY[:N_TEXT])}, "merges": []}})
+            "type": "BPE", "vocab": {t: i for i, t in enumerate(text_tokens())}, "merges": []}})
 
 
 def main():
@@ -345,6 +361,13 @@ def main():
     for dtype in ("F16", "F32", "BF16"):
         hugging_face(f"{out}/hf-{dtype.lower()}", weights, dtype)
     hugging_face(f"{out}/hf-sharded", weights, "F16", sharded=True)
+
+    for name, sizes in (("english", (51864, 50256, 80)), ("v3", (51866, 50257, 128))):
+        use(*sizes)
+        weights = make_weights()
+        ct2(f"{out}/ct2-{name}", weights, "f16")
+        ggml(f"{out}/ggml-{name}.bin", weights, "f16")
+        hugging_face(f"{out}/hf-{name}", weights, "F16")
 
     write(f"{out}/expected-f16.f32", watched.tobytes())
     data, scales = quantize_rows(watched, 4 * WIDTH)

@@ -150,6 +150,29 @@ START_TEST(the_same_weights_are_the_same_bytes_from_every_format) {
 }
 END_TEST
 
+START_TEST(english_only_and_large_v3_vocabularies_are_known) {
+  const struct {
+    const char* name;
+    int n_vocab, n_mels, n_languages, eot;
+    const char* last_language;
+  } cases[] = {{"english", 51864, 80, 0, 50256, ""}, {"v3", 51866, 128, 100, 50257, "yue"}};
+  for (const auto& expected : cases) {
+    const std::string name = expected.name;
+    const auto model = load_model(models() / ("ct2-" + name));
+    ck_assert_int_eq(model->dims.n_vocab, expected.n_vocab);
+    ck_assert_int_eq(model->dims.n_mels, expected.n_mels);
+    const SpecialTokens& special = model->tokenizer->special();
+    ck_assert_int_eq(special.n_languages, expected.n_languages);
+    ck_assert_int_eq(special.eot, expected.eot);
+    ck_assert(model->tokenizer->language_code(special.language_begin + 99) ==
+              expected.last_language);
+    for (const std::string other : {"ggml-" + name + ".bin", "hf-" + name})
+      ck_assert_msg(load_model(models() / other)->content_key == model->content_key, "%s",
+                    other.c_str());
+  }
+}
+END_TEST
+
 START_TEST(every_type_has_the_values_its_format_means) {
   for (const char* model : {"ct2-f32", "hf-f32", "ggml-f32.bin"})
     expect_values(model, "f16", DType::kF32);
@@ -814,6 +837,7 @@ int main() {
   Suite* suite = suite_create("model_files");
   TCase* tests = tcase_create("model_files");
   tcase_add_test(tests, the_same_weights_are_the_same_bytes_from_every_format);
+  tcase_add_test(tests, english_only_and_large_v3_vocabularies_are_known);
   tcase_add_test(tests, every_type_has_the_values_its_format_means);
   tcase_add_test(tests, tensors_stored_once_under_two_names_are_both_there);
   tcase_add_test(tests, the_description_says_what_was_found);
