@@ -32,6 +32,21 @@ inline simde__m512i emulated_srav_epi32(simde__m512i a, simde__m512i counts) {
   for (int i = 0; i < 16; ++i) v.i32[i] >>= s.i32[i];  // counts of 0..31
   return simde__m512i_from_private(v);
 }
+// Halves are combined until one value is left, as compilers do.
+inline float emulated_reduce_add_ps(simde__m512 a) {
+  simde__m512_private v = simde__m512_to_private(a);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v.f32[i] += v.f32[i + half];
+  }
+  return v.f32[0];
+}
+inline float emulated_reduce_max_ps(simde__m512 a) {
+  simde__m512_private v = simde__m512_to_private(a);
+  for (int i = 1; i < 16; ++i) v.f32[0] = v.f32[i] > v.f32[0] ? v.f32[i] : v.f32[0];
+  return v.f32[0];
+}
+#define _mm512_reduce_add_ps emulated_reduce_add_ps
+#define _mm512_reduce_max_ps emulated_reduce_max_ps
 #define _mm512_srav_epi32 emulated_srav_epi32
 #define _mm512_srai_epi32(a, s) emulated_srav_epi32(a, simde_mm512_set1_epi32(s))
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
