@@ -9,7 +9,7 @@ FakeEngine fake;
 
 void FakeEngine::reset() {
   load_ms = window_ms = silent_samples = made = load_error = 0;
-  load_fails = load_ignores_cancel = never_answers = false;
+  load_fails = load_ignores_cancel = never_answers = no_durations = false;
   fail_at_window = -1;
   std::lock_guard<std::mutex> lock(mutex);
   detected_language = "en";
@@ -59,7 +59,7 @@ struct Engine::State {
     Word w;
     w.text = "w" + std::to_string(word);
     w.start = word_start / kRate;
-    w.end = at / kRate;
+    w.end = fake.no_durations ? w.start : at / kRate;
     w.probability = 0.5f;
     caption.push_back(w);
     word = 0;

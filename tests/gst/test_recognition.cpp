@@ -3,7 +3,8 @@
 #include <glib/gstdio.h>
 #include <unistd.h>
 
-#include <functional>
+#include <atomic>
+#include <cstring>
 #include <random>
 #include <thread>
 
@@ -102,14 +103,14 @@ class Run {
   }
 
   std::string text() { return normalized(text_); }
-  int buffers() const { return buffers_; }
+  int buffers() const { return buffers_; }  // that came so far; any thread
   void forget() { text_.clear(); }
 
  private:
   GstElement* pipeline_;
   GstBus* bus_;
   std::string text_;
-  int buffers_ = 0;
+  std::atomic<int> buffers_{0};
   GError* error_ = nullptr;
   GQuark domain_ = 0;
   gint code_ = 0;
@@ -304,6 +305,45 @@ GST_START_TEST(test_flushing_seek_while_recognizing_and_after_the_end) {
 }
 GST_END_TEST;
 
+// From a live source text comes while it is being said, not a window later.
+GST_START_TEST(test_live_text_comes_while_it_is_said) {
+  std::vector<gint16> samples;
+  {
+    const std::string wav = contents(data("jfk.wav")).substr(44);
+    samples.resize(wav.size() / 2);
+    memcpy(samples.data(), wav.data(), samples.size() * 2);
+  }
+  Run run("appsrc name=source is-live=true format=time min-latency=0 "
+          "caps=audio/x-raw,format=S16LE,rate=16000,channels=1,layout=interleaved ! whisperxdna2enc name=enc");
+  GstElement* source = gst_bin_get_by_name(GST_BIN(run.pipeline()), "source");
+  GstElement* enc = gst_bin_get_by_name(GST_BIN(run.pipeline()), "enc");
+  run.state(GST_STATE_PLAYING);
+  gchar* backend = nullptr;
+  while (!backend) {
+    g_usleep(10000);
+    g_object_get(enc, "active-backend", &backend, nullptr);
+  }
+  g_free(backend);
+  constexpr size_t kChunk = 1600;
+  int early = 0;
+  for (size_t at = 0; at < samples.size(); at += kChunk) {
+    const size_t count = std::min(kChunk, samples.size() - at);
+    GstBuffer* buffer = gst_buffer_new_memdup(samples.data() + at, count * 2);
+    GST_BUFFER_PTS(buffer) = gst_util_uint64_scale_int(at, GST_SECOND, 16000);
+    GST_BUFFER_DURATION(buffer) = gst_util_uint64_scale_int(count, GST_SECOND, 16000);
+    gst_app_src_push_buffer(GST_APP_SRC(source), buffer);
+    g_usleep(100000);
+    if (at < 9 * 16000) early = run.buffers();
+  }
+  gst_app_src_end_of_stream(GST_APP_SRC(source));
+  gst_object_unref(source);
+  gst_object_unref(enc);
+  run.assert_plays();
+  assert_text(run, kJfk);
+  ck_assert_int_gt(early, 0);
+}
+GST_END_TEST;
+
 static double resident_mb() {
   long pages = 0;
   std::ifstream("/proc/self/statm") >> pages >> pages;
@@ -361,6 +401,7 @@ static Suite* recognition_suite(void) {
   tcase_add_test(tc, test_model_removed_while_running);
   tcase_add_test(tc, test_stopping_at_any_moment);
   tcase_add_test(tc, test_flushing_seek_while_recognizing_and_after_the_end);
+  tcase_add_test(tc, test_live_text_comes_while_it_is_said);
   tcase_add_test(tc, test_instances_share_the_model);
   tcase_add_test(tc, test_instances_at_once);
   return suite;

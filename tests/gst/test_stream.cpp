@@ -226,6 +226,20 @@ GST_START_TEST(test_gaps_never_cover_text) {
 }
 GST_END_TEST;
 
+// The upstream element made 16 zero-length words of 284, and overlaps.
+GST_START_TEST(test_texts_have_a_duration_and_do_not_overlap) {
+  fake.no_durations = true;
+  Bench bench("audio-context=128 output-unit=word");
+  bench.start();
+  std::vector<float> samples = signal("1.0 w1:0.001 w2:0.001 w3:0.5");
+  bench.push(samples);
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  assert_text(bench,
+              "gap[0.000+1.000] !w1[1.000+0.020] w2[1.020+0.020] w3[1.040+0.020] gap[1.060+0.442] final-transcript eos");
+}
+GST_END_TEST;
+
 GST_START_TEST(test_gap_before_caps_starts_the_stream) {
   Bench bench(kShort);
   GstSegment segment = Bench::time_segment();
@@ -695,6 +709,7 @@ static Suite* stream_suite(void) {
   tcase_add_test(tc, test_first_buffer_without_time_is_an_error);
   tcase_add_test(tc, test_gap_event_is_silence);
   tcase_add_test(tc, test_gaps_never_cover_text);
+  tcase_add_test(tc, test_texts_have_a_duration_and_do_not_overlap);
   tcase_add_test(tc, test_gap_before_caps_starts_the_stream);
   tcase_add_test(tc, test_gap_flag_is_silence);
   tcase_add_test(tc, test_new_segment_drains);
