@@ -93,21 +93,22 @@
 GST_DEBUG_CATEGORY_STATIC (whisper_xdna2_enc_debug);
 #define GST_CAT_DEFAULT whisper_xdna2_enc_debug
 
+using whisperxdna2::Backend;
 using whisperxdna2::Engine;
 using whisperxdna2::EngineOptions;
 using whisperxdna2::Error;
 using whisperxdna2::ErrorCode;
 using whisperxdna2::LiveOptions;
 using whisperxdna2::Output;
+using whisperxdna2::Precision;
 using whisperxdna2::Result;
 using whisperxdna2::Segment;
+using whisperxdna2::Word;
 
 /* The one input rate: Whisper's. */
 static constexpr gint RATE = 16000;
 /* Encoder positions a second: one of 20 ms per 320 samples. */
 static constexpr gint POSITIONS_PER_SECOND = 50;
-/* Longest time for which a caption of a recording waits for its last word. */
-static constexpr GstClockTime CAPTION_HOLD = 7 * GST_SECOND;
 /* Windows that can be in the engine before it blocks, besides the one that is
  * being filled. */
 static constexpr guint WINDOWS_IN_FLIGHT = 2;
@@ -128,7 +129,6 @@ enum OutputUnit
   OUTPUT_UNIT_WORD,
 };
 
-static constexpr guint DEFAULT_AUDIO_CONTEXT = 512;
 static constexpr guint DEFAULT_LATENCY_MS = 1000;
 #define DEFAULT_LANGUAGE "auto"
 
@@ -188,13 +188,7 @@ struct Job
 
 struct Settings
 {
-  std::string model_path;
-  gint backend = static_cast<gint> (whisperxdna2::Backend::kAuto);
-  gint precision = static_cast<gint> (whisperxdna2::Precision::kAuto);
-  std::string language = DEFAULT_LANGUAGE;
-  gboolean translate = FALSE;
-  guint audio_context = DEFAULT_AUDIO_CONTEXT;
-  guint threads = 0;
+  EngineOptions engine;         /* `output` and `live` follow from the pipeline */
   gint output_unit = OUTPUT_UNIT_SEGMENT;
   guint latency_ms = DEFAULT_LATENCY_MS;
   guint lateness_ms = 0;
@@ -257,6 +251,7 @@ struct Private
 
   Private ()
   {
+    settings.engine.language = DEFAULT_LANGUAGE;
     gst_audio_info_init (&info);
     gst_segment_init (&in_segment, GST_FORMAT_TIME);
     gst_segment_init (&out_segment, GST_FORMAT_UNDEFINED);
@@ -300,11 +295,11 @@ static GType
 gst_whisper_xdna2_backend_get_type (void)
 {
   static const GEnumValue values[] = {
-    {static_cast<gint> (whisperxdna2::Backend::kAuto),
+    {static_cast<gint> (Backend::kAuto),
         "The NPU where there is one, else the CPU", "auto"},
-    {static_cast<gint> (whisperxdna2::Backend::kNpu),
+    {static_cast<gint> (Backend::kNpu),
         "The NPU, or an error", "npu"},
-    {static_cast<gint> (whisperxdna2::Backend::kCpu), "The CPU", "cpu"},
+    {static_cast<gint> (Backend::kCpu), "The CPU", "cpu"},
     {0, nullptr, nullptr}
   };
   static const GType type =
@@ -317,13 +312,13 @@ static GType
 gst_whisper_xdna2_precision_get_type (void)
 {
   static const GEnumValue values[] = {
-    {static_cast<gint> (whisperxdna2::Precision::kAuto),
+    {static_cast<gint> (Precision::kAuto),
         "The fastest that is available", "auto"},
-    {static_cast<gint> (whisperxdna2::Precision::kInt8),
+    {static_cast<gint> (Precision::kInt8),
         "8 bit integers", "int8"},
-    {static_cast<gint> (whisperxdna2::Precision::kBF16),
+    {static_cast<gint> (Precision::kBF16),
         "bfloat16", "bf16"},
-    {static_cast<gint> (whisperxdna2::Precision::kF32),
+    {static_cast<gint> (Precision::kF32),
         "32 bit floats, the reference", "f32"},
     {0, nullptr, nullptr}
   };
@@ -435,8 +430,8 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
   gst_element_message_full (GST_ELEMENT (self), GST_MESSAGE_ERROR, domain,
       code, g_strdup (exception.what ()),
       g_strdup_printf ("%s; model-path=%s", kind,
-          settings.model_path.empty ()? "(default)" :
-          settings.model_path.c_str ()), __FILE__, GST_FUNCTION, __LINE__);
+          settings.engine.model_path.empty () ? "(default)" :
+          settings.engine.model_path.c_str ()), __FILE__, GST_FUNCTION, __LINE__);
 }
 
 /* What the element itself adds: the time from a buffer's first sample to its
@@ -453,7 +448,7 @@ gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self, gboolean live,
     output = priv->options.output;
   }
 
-  GstClockTime window = gst_util_uint64_scale_int (settings.audio_context,
+  GstClockTime window = gst_util_uint64_scale_int (settings.engine.audio_context,
       GST_SECOND, POSITIONS_PER_SECOND);
   /* Time from one result to the next, and how long text is held back then. */
   GstClockTime hop = window, hold = 0;
@@ -462,7 +457,7 @@ gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self, gboolean live,
     hop = options.hop * GST_SECOND;
     hold = (options.deadline - options.hop) * GST_SECOND;
   } else if (output == Output::kCaptions) {
-    hold = CAPTION_HOLD;
+    hold = whisperxdna2::kLongestCaption * GST_SECOND;
   }
   GstClockTime needed = hop + hold + settings.latency_ms * GST_MSECOND;
   GstClockTime lateness = settings.lateness_ms * GST_MSECOND;
@@ -486,7 +481,7 @@ gst_whisper_xdna2_enc_apply_language (GstWhisperXdna2Enc * self,
     Engine * engine)
 {
   try {
-    engine->set_language (gst_whisper_xdna2_enc_settings (self).language);
+    engine->set_language (gst_whisper_xdna2_enc_settings (self).engine.language);
   } catch (const std::exception & e) {
     GST_ELEMENT_WARNING (self, LIBRARY, SETTINGS, ("%s", e.what ()),
         (nullptr));
@@ -571,33 +566,30 @@ gst_whisper_xdna2_enc_cancel_load (GstWhisperXdna2Enc * self)
   priv->load_state = Private::NO_ENGINE;
 }
 
+/* But for the language, which an engine can change. */
+static gboolean
+is_same_engine (const EngineOptions & a, const EngineOptions & b)
+{
+  return a.model_path == b.model_path && a.backend == b.backend &&
+      a.precision == b.precision && a.threads == b.threads &&
+      a.output == b.output && a.translate == b.translate &&
+      a.audio_context == b.audio_context;
+}
+
 /* Sees to it that an engine for `output` and the present settings is there or
  * being made. Not while anyone uses the present one. */
 static void
 gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
 {
   Private *priv = self->priv;
-  Settings settings = gst_whisper_xdna2_enc_settings (self);
-  EngineOptions options;
-  options.model_path = settings.model_path;
-  options.backend = static_cast<whisperxdna2::Backend> (settings.backend);
-  options.precision =
-      static_cast<whisperxdna2::Precision> (settings.precision);
-  options.threads = settings.threads;
+  EngineOptions options = gst_whisper_xdna2_enc_settings (self).engine;
   options.output = output;
-  options.language = settings.language;
-  options.translate = settings.translate;
-  options.audio_context = settings.audio_context;
 
   {
     Lock lock (priv->lock);
-    const EngineOptions & o = priv->options;
     if ((priv->load_state == Private::READY ||
             priv->load_state == Private::LOADING) &&
-        o.model_path == options.model_path && o.backend == options.backend &&
-        o.precision == options.precision && o.threads == options.threads &&
-        o.output == options.output && o.translate == options.translate &&
-        o.audio_context == options.audio_context)
+        is_same_engine (priv->options, options))
       return;
   }
 
@@ -1487,12 +1479,12 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
 /* Tells the application what is being said but may still change. */
 static void
 gst_whisper_xdna2_enc_post_partial (GstWhisperXdna2Enc * self,
-    const std::vector<whisperxdna2::Word> & words)
+    const std::vector<Word> & words)
 {
   if (words.empty ())
     return;
   std::string text;
-  for (const whisperxdna2::Word & word : words) {
+  for (const Word & word : words) {
     if (!text.empty () && word.space_before)
       text += ' ';
     text += word.text;
@@ -1941,27 +1933,29 @@ gst_whisper_xdna2_enc_set_property (GObject * object, guint id,
   GST_OBJECT_LOCK (self);
   switch (id) {
     case PROP_MODEL_PATH:
-      settings->model_path = string ();
+      settings->engine.model_path = string ();
       break;
     case PROP_BACKEND:
-      settings->backend = g_value_get_enum (value);
+      settings->engine.backend =
+          static_cast<Backend> (g_value_get_enum (value));
       break;
     case PROP_PRECISION:
-      settings->precision = g_value_get_enum (value);
+      settings->engine.precision =
+          static_cast<Precision> (g_value_get_enum (value));
       break;
     case PROP_LANGUAGE_CODE:
-      settings->language = string ();
+      settings->engine.language = string ();
       language_changed = TRUE;
       break;
     case PROP_TRANSLATE:
-      settings->translate = g_value_get_boolean (value);
+      settings->engine.translate = g_value_get_boolean (value);
       break;
     case PROP_AUDIO_CONTEXT:
-      settings->audio_context = g_value_get_uint (value);
+      settings->engine.audio_context = g_value_get_uint (value);
       latency_changed = TRUE;
       break;
     case PROP_N_THREADS:
-      settings->threads = g_value_get_uint (value);
+      settings->engine.threads = g_value_get_uint (value);
       break;
     case PROP_OUTPUT_UNIT:
       settings->output_unit = g_value_get_enum (value);
@@ -2000,11 +1994,11 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
 
   switch (id) {
     case PROP_MODEL_PATH:
-      g_value_set_string (value, settings.model_path.empty ()? nullptr :
-          settings.model_path.c_str ());
+      g_value_set_string (value, settings.engine.model_path.empty () ?
+          nullptr : settings.engine.model_path.c_str ());
       break;
     case PROP_BACKEND:
-      g_value_set_enum (value, settings.backend);
+      g_value_set_enum (value, static_cast<gint> (settings.engine.backend));
       break;
     case PROP_ACTIVE_BACKEND:{
       auto engine = gst_whisper_xdna2_enc_engine (self);
@@ -2013,19 +2007,20 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
       break;
     }
     case PROP_PRECISION:
-      g_value_set_enum (value, settings.precision);
+      g_value_set_enum (value,
+          static_cast<gint> (settings.engine.precision));
       break;
     case PROP_LANGUAGE_CODE:
-      g_value_set_string (value, settings.language.c_str ());
+      g_value_set_string (value, settings.engine.language.c_str ());
       break;
     case PROP_TRANSLATE:
-      g_value_set_boolean (value, settings.translate);
+      g_value_set_boolean (value, settings.engine.translate);
       break;
     case PROP_AUDIO_CONTEXT:
-      g_value_set_uint (value, settings.audio_context);
+      g_value_set_uint (value, settings.engine.audio_context);
       break;
     case PROP_N_THREADS:
-      g_value_set_uint (value, settings.threads);
+      g_value_set_uint (value, settings.engine.threads);
       break;
     case PROP_OUTPUT_UNIT:
       g_value_set_enum (value, settings.output_unit);
@@ -2089,14 +2084,15 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   /**
    * GstWhisperXdna2Enc:model-path:
    *
-   * Directory of a Whisper model in CTranslate2's format. Default: the base
-   * model in the user's cache, where the project's fetch-model tool puts it.
+   * A Whisper model: a directory in the CTranslate2 or Hugging Face format, or
+   * a ggml file. Default: the base model in the user's cache, where the
+   * project's fetch-model tool puts it.
    *
    * Since: 0.1
    */
   properties[PROP_MODEL_PATH] = g_param_spec_string ("model-path",
-      "Model path", "Directory of a Whisper model in CTranslate2's format "
-      "(NULL = ~/.cache/whisperxdna2/models/base)", nullptr, ready);
+      "Model path", "Whisper model: a CTranslate2 or Hugging Face directory, or "
+      "a ggml file (NULL = ~/.cache/whisperxdna2/models/base)", nullptr, ready);
 
   /**
    * GstWhisperXdna2Enc:backend:
@@ -2107,7 +2103,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_BACKEND] = g_param_spec_enum ("backend", "Backend",
       "What executes the encoder", GST_TYPE_WHISPER_XDNA2_BACKEND,
-      static_cast<gint> (whisperxdna2::Backend::kAuto), ready);
+      static_cast<gint> (Backend::kAuto), ready);
 
   /**
    * GstWhisperXdna2Enc:active-backend:
@@ -2130,7 +2126,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_PRECISION] = g_param_spec_enum ("precision", "Precision",
       "Arithmetic of the encoder", GST_TYPE_WHISPER_XDNA2_PRECISION,
-      static_cast<gint> (whisperxdna2::Precision::kAuto), ready);
+      static_cast<gint> (Precision::kAuto), ready);
 
   /**
    * GstWhisperXdna2Enc:language-code:
@@ -2165,7 +2161,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_AUDIO_CONTEXT] = g_param_spec_uint ("audio-context",
       "Audio context", "Length of the audio windows in encoder positions of "
-      "20 ms (1500 = Whisper's own 30 s)", 64, 1500, DEFAULT_AUDIO_CONTEXT,
+      "20 ms (1500 = Whisper's own 30 s)", 64, 1500, EngineOptions ().audio_context,
       ready);
 
   /**

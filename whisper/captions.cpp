@@ -455,7 +455,6 @@ std::unique_ptr<CaptionPolicy> make_long_window_policy() { return std::make_uniq
 namespace {
 
 constexpr size_t kCaptionLength = 84;      // two lines of 42 characters
-constexpr double kCaptionDuration = 7.0;   // seconds
 constexpr double kPause = 1.0;             // seconds without speech that end a caption
 constexpr double kShortestCaption = 0.1;   // seconds
 
@@ -471,7 +470,7 @@ void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
       if (word.start - held_.back().end >= kPause) {
         close(held_.size(), out);
       } else if (shown + shown_length(word, false) > kCaptionLength ||
-                 word.end - held_.front().start > kCaptionDuration) {
+                 word.end - held_.front().start > kLongestCaption) {
         // Break after the last clause in the second half, else here.
         size_t count = held_.size();
         while (count > held_.size() / 2 && !ends_clause(held_[count - 1].text)) --count;

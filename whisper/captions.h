@@ -101,6 +101,8 @@ std::unique_ptr<CaptionPolicy> make_long_window_policy();
 // first_copy_end: number of words up to the end of the n-gram's first copy; words.size() where only the cap was reached.
 bool is_loop(const Recognition& recognition, size_t* first_copy_end);
 
+constexpr double kLongestCaption = 7.0;  // seconds
+
 // A caption: words that are shown together.
 struct Segment {
   double start = 0, end = 0;    // seconds since the start of the stream; end > start
