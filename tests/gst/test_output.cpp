@@ -1,4 +1,4 @@
-// What the element makes of a stream: text, times, gaps, events, features. Driven by the scripted engine.
+// What comes out: text, times, gaps, events, features. Driven by the scripted engine.
 #include "gst/gstwhisperxdna2enc.h"
 #include "tests/gst/fake_engine.h"
 
@@ -684,8 +684,8 @@ GST_END_TEST;
 
 static void setup() { fake.reset(); }
 
-static Suite* stream_suite(void) {
-  Suite* suite = suite_create("stream");
+static Suite* output_suite(void) {
+  Suite* suite = suite_create("output");
   TCase* tc = tcase_create("general");
   suite_add_tcase(suite, tc);
   tcase_add_checked_fixture(tc, setup, nullptr);
@@ -743,4 +743,4 @@ static Suite* stream_suite(void) {
   return suite;
 }
 
-GST_CHECK_MAIN(stream);
+GST_CHECK_MAIN(output);
