@@ -25,7 +25,11 @@ for argument; do
 done
 [ ${#places[@]} -gt 0 ] || places=(host debian13)
 
-tools/install-deps build run model test
+groups=(build run model test)
+for where in debian13 fuzz; do
+  [[ " ${places[*]} " != *" $where "* ]] || groups+=("$where")
+done
+tools/install-deps "${groups[@]}"
 tools/fetch-model base
 tools/fetch-model tiny.en
 
