@@ -44,6 +44,8 @@ case $input in
   *) source=(filesrc "location=$quoted" ! decodebin 'caps=audio/x-raw(ANY)' expose-all-streams=false) ;;
 esac
 export GST_PLUGIN_PATH_1_0=$build/gst${GST_PLUGIN_PATH_1_0:+:$GST_PLUGIN_PATH_1_0}
+module=$build/npu/libwhisperxdna2-npu.so
+[ ! -e "$module" ] || export WHISPERXDNA2_NPU_MODULE=${WHISPERXDNA2_NPU_MODULE:-$module}
 quiet=
 [ -t 2 ] || quiet=--quiet  # on a terminal gst-launch shows how far it is
 # fdsink is filesink for a file that is open already: it neither truncates nor seeks.
