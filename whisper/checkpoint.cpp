@@ -198,7 +198,8 @@ void check_dims(const std::string& path, const ModelDims& dims) {
                                                check.name + " are not a Whisper model's");
 }
 
-std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::string& path) {
+std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::string& path,
+                                         const std::function<void(double)>& progress) {
   check_dims(path, checkpoint.dims);
   auto model = std::make_shared<Model>();
   model->dims = checkpoint.dims;
@@ -270,8 +271,15 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
     WeightPages& pages = encoder ? *model->encoder_pages : *model->decoder_pages;
     pages.add(tensor.name, checkpoint.tensors.at(tensor.name), tensor.slot);
   }
-  model->encoder_pages->fill();
-  model->decoder_pages->fill();
+  uint64_t done = 0;
+  const double all =
+      static_cast<double>(model->encoder_pages->bytes() + model->decoder_pages->bytes());
+  const auto count = [&](uint64_t bytes) {
+    done += bytes;
+    if (progress) progress(static_cast<double>(done) / all);
+  };
+  model->encoder_pages->fill(count);
+  model->decoder_pages->fill(count);
   model->content_key = model->encoder_pages->digest() + model->decoder_pages->digest();
   return model;
 }

@@ -54,8 +54,10 @@ void check_dims(const std::string& path, const ModelDims& dims);
 
 // Moves the checkpoint into memory. Matrices (all weights of two and three dimensions) keep their floating-point type,
 // quantized ones become f16; vectors and the position tables become f32, whatever the file held. So the same weights
-// give the same bytes, and the same content_key, from every format that stores them in the same precision.
-std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::string& path);
+// give the same bytes, and the same content_key, from every format that stores them in the same precision. `progress`
+// (may be empty) is called with the fraction done and may throw.
+std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::string& path,
+                                         const std::function<void(double)>& progress = {});
 
 // All tensors of a model with their names, in the order they have in memory. Valid while the model lives.
 std::vector<std::pair<std::string, const Tensor*>> list_tensors(const Model& model);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -34,7 +35,7 @@ struct FileKey {
 // The models in use. A slot's mutex is held while its model is loaded, so that a second thread waits for the first one
 // and different models load at the same time.
 struct Slot {
-  std::mutex mutex;
+  std::timed_mutex mutex;
   std::weak_ptr<const Model> model;
 };
 
@@ -159,14 +160,26 @@ std::vector<float> Tensor::to_f32() const {
   return values;
 }
 
-std::shared_ptr<const void> Model::hold_encoder_weights() const { return encoder_pages->hold(); }
+std::shared_ptr<const void> Model::hold_encoder_weights() const {
+  return encoder_pages ? encoder_pages->hold() : nullptr;  // null: made by hand, in a test
+}
 
-std::shared_ptr<const Model> load_model(const std::string& path) {
+std::shared_ptr<const Model> load_model(const std::string& path,
+                                        const std::function<void(double)>& progress,
+                                        const std::atomic<bool>* cancel) {
+  const auto check = [&] {
+    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "Loading " + path + " was stopped");
+  };
   const Found found = find_weights(path);
   const std::shared_ptr<Slot> slot = Cache::instance().slot(key_of(path, found.weights));
-  const std::lock_guard<std::mutex> lock(slot->mutex);
+  std::unique_lock<std::timed_mutex> lock(slot->mutex, std::defer_lock);
+  do check();
+  while (!lock.try_lock_for(std::chrono::milliseconds(20)));
   if (std::shared_ptr<const Model> model = slot->model.lock()) return model;
-  std::shared_ptr<const Model> model = build_model(found.read(path), path);
+  std::shared_ptr<const Model> model = build_model(found.read(path), path, [&](double fraction) {
+    check();
+    if (progress) progress(fraction);
+  });
   slot->model = model;
   return model;
 }

@@ -1,8 +1,10 @@
 // A Whisper checkpoint in memory: immutable, shared between all users in the process.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -108,7 +110,12 @@ struct Model {
 // (model.safetensors, also in parts; f32, f16, bf16) or a ggml file (f32, f16, q8_0, q5_0, q5_1, q4_0, q4_1). Returns the
 // one already loaded from the same path, file, size and modification time while anyone still holds it. Thread-safe. Throws
 // Error: kNotFound, kInvalidFile, kUnsupported, kNoResource. The message for a missing model says how to get one.
-std::shared_ptr<const Model> load_model(const std::string& path);
+//
+// `progress(fraction)` is called on this thread while weights are read, for each tensor; it may be empty. When *cancel (may
+// be null) becomes true, also while another thread loads the same model, Error(kInterrupted) is thrown.
+std::shared_ptr<const Model> load_model(const std::string& path,
+                                        const std::function<void(double)>& progress = {},
+                                        const std::atomic<bool>* cancel = nullptr);
 
 // Directory of derived and fetched files: $XDG_CACHE_HOME/whisperxdna2, else ~/.cache/whisperxdna2.
 std::string cache_directory();

@@ -35,8 +35,8 @@ class Tokenizer {
   // Text of a whole token sequence; control tokens are left out, invalid UTF-8 becomes U+FFFD.
   std::string decode(const std::vector<int>& ids) const;
   // Byte-pair encoding with GPT-2's pre-split, as tiktoken does it (control tokens are not recognized in the text; bytes
-  // that are no UTF-8 are kept). Hugging Face's tokenizers differ in one point: they give " this" as two tokens in the
-  // multilingual vocabulary, since its merge list lacks the pair. Any length, n log n.
+  // that are no UTF-8 are kept). Hugging Face's multilingual tokenizer differs: its list of merges lacks the first one,
+  // " t", so that it gives " this" as two tokens. Any length, n log n.
   std::vector<int> encode(std::string_view text) const;
 
   // Language code ("en") to the id of its token, and back; -1 and "" where unknown.

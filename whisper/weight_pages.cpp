@@ -97,19 +97,19 @@ void WeightPages::add(const std::string& name, const StoredTensor& stored, Tenso
   bytes_ += aligned(bytes_of(slot->dtype, slot->shape));
 }
 
-void WeightPages::fill() {
+void WeightPages::fill(const std::function<void(uint64_t)>& count) {
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
     throw Error(ErrorCode::kNoResource, "There is no memory for the model: " +
                                             std::to_string(bytes_ >> 20) + " MiB are needed");
   memory_ = static_cast<char*>(memory);
   madvise(memory_, bytes_, MADV_HUGEPAGE);  // a hint; a third less time for base
-  digest_ = read_all();
+  digest_ = read_all(count);
   present_ = true;
   for (const Entry& entry : entries_) entry.slot->data = memory_ + entry.offset;
 }
 
-std::string WeightPages::read_all() {
+std::string WeightPages::read_all(const std::function<void(uint64_t)>& count) {
   Digest digest;
   for (const Entry& entry : entries_) {
     char* at = memory_ + entry.offset;
@@ -125,6 +125,7 @@ std::string WeightPages::read_all() {
     digest.add(&entry.dtype, sizeof entry.dtype);
     digest.add(entry.shape.data(), entry.shape.size() * sizeof(int));
     digest.add(at, bytes_of(entry.dtype, entry.shape));
+    count(aligned(bytes_of(entry.dtype, entry.shape)));
   }
   return digest.hex();
 }
@@ -134,7 +135,7 @@ std::shared_ptr<const void> WeightPages::hold() {
   if (!present_) {
     mprotect(memory_, bytes_, PROT_READ | PROT_WRITE);
     try {
-      if (read_all() != digest_)
+      if (read_all([](uint64_t) {}) != digest_)
         throw Error(ErrorCode::kInvalidFile, entries_.front().stored.source->path() +
                                                  " has changed since it was loaded; start again");
     } catch (...) {

@@ -1,6 +1,7 @@
 // Memory of a model's tensors, which can be given back and filled again.
 #pragma once
 
+#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -22,7 +23,8 @@ class WeightPages : public std::enable_shared_from_this<WeightPages> {
   uint64_t bytes() const { return bytes_; }
 
   // Takes the memory and reads all tensors. Throws Error: kInvalidFile (NaN or infinity, a file that shrank), kNoResource.
-  void fill();
+  // `count` is told how many bytes each tensor took, and may throw.
+  void fill(const std::function<void(uint64_t)>& count);
   // XXH3-128 in hex over names, types, shapes and values.
   const std::string& digest() const { return digest_; }
 
@@ -39,7 +41,7 @@ class WeightPages : public std::enable_shared_from_this<WeightPages> {
     Tensor* slot;     // told its data by fill()
   };
 
-  std::string read_all();
+  std::string read_all(const std::function<void(uint64_t)>& count);
   void release();
 
   std::vector<Entry> entries_;

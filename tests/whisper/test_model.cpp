@@ -1,4 +1,6 @@
 // The model in memory: real weights.
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <thread>
@@ -96,6 +98,61 @@ START_TEST(threads_that_load_the_same_path_get_the_same_model) {
 }
 END_TEST
 
+START_TEST(progress_rises_to_one) {
+  double last = 0;
+  int calls = 0;
+  load_model(default_model_path(), [&](double fraction) {
+    ck_assert(fraction > last && fraction <= 1);
+    last = fraction;
+    ++calls;
+  });
+  ck_assert(last == 1);
+  ck_assert_int_eq(calls, 245);  // one for each tensor
+}
+END_TEST
+
+START_TEST(loading_stops_when_asked_to) {
+  std::atomic<bool> cancel{false};
+  try {
+    load_model(
+        default_model_path(), [&](double fraction) { cancel = fraction > 0.2; }, &cancel);
+    ck_abort_msg("loaded");
+  } catch (const Error& error) {
+    ck_assert(error.code() == ErrorCode::kInterrupted);
+  }
+  ck_assert_int_eq(load_model(default_model_path())->dims.d_model,
+                   512);  // the next one is not disturbed
+}
+END_TEST
+
+// One thread loads and stands still; another that wants the same model can be stopped all the same.
+START_TEST(waiting_for_another_threads_load_stops_when_asked_to) {
+  std::atomic<bool> loading{false}, go_on{false};
+  std::thread loader([&] {
+    load_model(default_model_path(), [&](double) {
+      loading = true;
+      while (!go_on) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+  });
+  while (!loading) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::atomic<bool> cancel{false};
+  std::thread canceler([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    cancel = true;
+  });
+  bool stopped = false;
+  try {
+    load_model(default_model_path(), {}, &cancel);
+  } catch (const Error& error) {
+    stopped = error.code() == ErrorCode::kInterrupted;
+  }
+  go_on = true;
+  canceler.join();
+  loader.join();
+  ck_assert(stopped);
+}
+END_TEST
+
 START_TEST(a_missing_model_is_an_error_that_says_how_to_get_one) {
   try {
     load_model("/nonexistent/model");
@@ -126,6 +183,9 @@ int main() {
   tcase_add_test(tests, base_names_its_alignment_heads);
   tcase_add_test(tests, one_copy_is_shared_while_somebody_holds_it);
   tcase_add_test(tests, threads_that_load_the_same_path_get_the_same_model);
+  tcase_add_test(tests, progress_rises_to_one);
+  tcase_add_test(tests, loading_stops_when_asked_to);
+  tcase_add_test(tests, waiting_for_another_threads_load_stops_when_asked_to);
   tcase_add_test(tests, a_missing_model_is_an_error_that_says_how_to_get_one);
   tcase_add_test(tests, the_cache_is_where_xdg_says);
   suite_add_tcase(suite, tests);
