@@ -645,15 +645,21 @@ static std::deque<Job> gst_whisper_xdna2_enc_take_jobs (GstWhisperXdna2Enc * sel
   return jobs;
 }
 
-/* What describes the stream outlives a flush; buffers and positions do not. */
+/* What describes the stream is kept; a flush also ends its segment. */
 static void
 gst_whisper_xdna2_enc_drop_jobs (GstWhisperXdna2Enc * self,
-    std::deque<Job> jobs)
+    std::deque<Job> jobs, gboolean flushed)
 {
   for (Job & job : jobs) {
-    if (job.event && GST_EVENT_IS_STICKY (job.event) &&
-        GST_EVENT_TYPE (job.event) != GST_EVENT_SEGMENT &&
-        GST_EVENT_TYPE (job.event) != GST_EVENT_EOS)
+    if (!job.event)
+      continue;
+    if (GST_EVENT_TYPE (job.event) == GST_EVENT_SEGMENT && !flushed) {
+      gst_event_copy_segment (job.event, &self->priv->out_segment);
+      self->priv->seqnum = gst_event_get_seqnum (job.event);
+    }
+    if (GST_EVENT_IS_STICKY (job.event) &&
+        GST_EVENT_TYPE (job.event) != GST_EVENT_EOS &&
+        !(GST_EVENT_TYPE (job.event) == GST_EVENT_SEGMENT && flushed))
       gst_pad_store_sticky_event (self->srcpad, job.event);
     gst_clear_event (&job.event);
   }
@@ -695,7 +701,7 @@ gst_whisper_xdna2_enc_reset (GstWhisperXdna2Enc * self, GstFlowReturn flow)
     priv->position = GST_CLOCK_TIME_NONE;
     priv->wake.notify_all ();
   }
-  gst_whisper_xdna2_enc_drop_jobs (self, std::move (jobs));
+  gst_whisper_xdna2_enc_drop_jobs (self, std::move (jobs), TRUE);
   priv->in_stream = FALSE;
 }
 
@@ -1310,13 +1316,12 @@ gst_whisper_xdna2_enc_observe_delay (GstWhisperXdna2Enc * self,
             "latency", G_TYPE_UINT64, announced, nullptr));
 }
 
+/* Takes the event, one of our own. */
 static void
-gst_whisper_xdna2_enc_push_custom (GstWhisperXdna2Enc * self,
-    const gchar * name)
+gst_whisper_xdna2_enc_push_event (GstWhisperXdna2Enc * self, GstEvent * event)
 {
-  GstEvent *event = gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM,
-      gst_structure_new_empty (name));
-  gst_event_set_seqnum (event, self->priv->seqnum);
+  if (self->priv->seqnum != GST_SEQNUM_INVALID)
+    gst_event_set_seqnum (event, self->priv->seqnum);
   gst_pad_push_event (self->srcpad, event);
 }
 
@@ -1327,7 +1332,9 @@ gst_whisper_xdna2_enc_end_utterance (GstWhisperXdna2Enc * self)
   if (!self->priv->utterance_open)
     return;
   self->priv->utterance_open = FALSE;
-  gst_whisper_xdna2_enc_push_custom (self, "rstranscribe/final-transcript");
+  gst_whisper_xdna2_enc_push_event (self,
+      gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM,
+          gst_structure_new_empty ("rstranscribe/final-transcript")));
 }
 
 static void
@@ -1339,9 +1346,8 @@ gst_whisper_xdna2_enc_push_gap (GstWhisperXdna2Enc * self, GstClockTime to)
   if (to - priv->text_end >= UTTERANCE_PAUSE)
     gst_whisper_xdna2_enc_end_utterance (self);
   GstEvent *gap = gst_event_new_gap (priv->position, to - priv->position);
-  gst_event_set_seqnum (gap, priv->seqnum);
   priv->position = to;
-  gst_pad_push_event (self->srcpad, gap);
+  gst_whisper_xdna2_enc_push_event (self, gap);
 }
 
 /* Upstream's tags with our language. */
@@ -1355,9 +1361,7 @@ gst_whisper_xdna2_enc_push_tags (GstWhisperXdna2Enc * self)
   if (!priv->language.empty ())
     gst_tag_list_add (tags, GST_TAG_MERGE_REPLACE, GST_TAG_LANGUAGE_CODE,
         priv->language.c_str (), nullptr);
-  GstEvent *event = gst_event_new_tag (tags);
-  gst_event_set_seqnum (event, priv->seqnum);
-  gst_pad_push_event (self->srcpad, event);
+  gst_whisper_xdna2_enc_push_event (self, gst_event_new_tag (tags));
 }
 
 static void
@@ -1574,6 +1578,9 @@ gst_whisper_xdna2_enc_run_job (GstWhisperXdna2Enc * self, const Job & job)
       GstSegment previous = priv->out_segment;
       gst_event_copy_segment (job.event, &priv->out_segment);
       priv->seqnum = gst_event_get_seqnum (job.event);
+      gst_pad_push_event (self->srcpad, job.event);
+      if (previous.format == GST_FORMAT_UNDEFINED && priv->stream_tags)
+        gst_whisper_xdna2_enc_push_tags (self);
       previous.position = priv->out_segment.position;
       /* Audio that goes on in an equal segment keeps its place. */
       if (!gst_segment_is_equal (&previous, &priv->out_segment) ||
@@ -1582,7 +1589,7 @@ gst_whisper_xdna2_enc_run_job (GstWhisperXdna2Enc * self, const Job & job)
         priv->position = priv->out_segment.rate > 0 ?
             priv->out_segment.start : GST_CLOCK_TIME_NONE;
       }
-      break;
+      return;
     }
     case GST_EVENT_TAG:{
       GstTagList *tags;
@@ -1592,7 +1599,9 @@ gst_whisper_xdna2_enc_run_job (GstWhisperXdna2Enc * self, const Job & job)
       gst_clear_tag_list (&priv->stream_tags);
       priv->stream_tags = gst_tag_list_ref (tags);
       gst_event_unref (job.event);
-      gst_whisper_xdna2_enc_push_tags (self);
+      /* Before the first segment they wait for it. */
+      if (priv->seqnum != GST_SEQNUM_INVALID)
+        gst_whisper_xdna2_enc_push_tags (self);
       return;
     }
     default:
@@ -1655,7 +1664,8 @@ gst_whisper_xdna2_enc_stop_flow (GstWhisperXdna2Enc * self, GstFlowReturn flow,
     jobs = gst_whisper_xdna2_enc_take_jobs (self);
     priv->wake.notify_all ();
   }
-  gst_whisper_xdna2_enc_drop_jobs (self, std::move (jobs));
+  gst_whisper_xdna2_enc_drop_jobs (self, std::move (jobs),
+      flow == GST_FLOW_FLUSHING);
   if (!eos)
     return;
   if (flow == GST_FLOW_NOT_LINKED || flow < GST_FLOW_EOS)

@@ -535,6 +535,16 @@ GST_START_TEST(test_tags_of_the_audio_lose_its_codec_and_keep_the_language) {
 }
 GST_END_TEST;
 
+GST_START_TEST(test_tags_wait_for_the_segment) {
+  Bench bench(kShort);
+  bench.event(gst_event_new_stream_start("s"));
+  bench.event(gst_event_new_tag(gst_tag_list_new(GST_TAG_TITLE, "title", nullptr)));
+  bench.start();
+  ck_assert(bench.wait("tag"));
+  assert_string(bench.log(), "stream-start caps segment tag");
+}
+GST_END_TEST;
+
 GST_START_TEST(test_segment_message) {
   Bench bench(kShort);
   bench.start();
@@ -730,6 +740,7 @@ static Suite* output_suite(void) {
   tcase_add_test(tc, test_detected_language_becomes_a_tag);
   tcase_add_test(tc, test_language_change_becomes_a_tag_and_a_message);
   tcase_add_test(tc, test_tags_of_the_audio_lose_its_codec_and_keep_the_language);
+  tcase_add_test(tc, test_tags_wait_for_the_segment);
   tcase_add_test(tc, test_segment_message);
   tcase_add_test(tc, test_features_for_nnstreamer);
   tcase_add_test(tc, test_features_framerate_of_the_full_window);
