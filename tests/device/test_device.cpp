@@ -19,13 +19,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "tests/device/control.h"
-#include "tests/device/stream_writer.h"
+#include "tests/device/products.h"
 
 #include <check.h>  // last: it defines a macro called fail
 
@@ -146,8 +147,8 @@ int system_error_of(Call call) {
 
 START_TEST(device_is_found_with_its_name_and_place) {
   xrt::device device(0);
-  ck_assert_str_eq(device.get_info<xrt::info::device::name>().c_str(), "NPU Strix Halo");
-  ck_assert_str_eq(device.get_info<xrt::info::device::bdf>().c_str(), "0000:c5:00.1");
+  ck_assert(device.get_info<xrt::info::device::name>() == "NPU Strix Halo");
+  ck_assert(device.get_info<xrt::info::device::bdf>() == "0000:c5:00.1");
 }
 END_TEST
 
@@ -379,6 +380,25 @@ END_TEST
 START_TEST(unknown_configurations_are_refused) {
   error_of([] { Program p("unknown"); });
   ck_assert_ptr_nonnull(strstr(last_message(), "knows no overlay \"unknown\""));
+}
+END_TEST
+
+START_TEST(a_product_of_the_gemm_overlay_runs) {
+  npu("mode=fast");
+  const Product product = shaped(512, 512, 512, OutputMode::kInt16, false, 1);
+  const std::vector<uint8_t> expected = product.expected();
+  Program p("gemm8");
+  p.instructions = p.make_instructions(gemm8_stream(kOut));
+  const auto hold = [&](const std::vector<uint8_t>& bytes) {
+    xrt::bo bo(p.device, bytes.size(), XRT_BO_FLAGS_HOST_ONLY, p.kernel.group_id(3));
+    memcpy(bo.map<void*>(), bytes.data(), bytes.size());
+    bo.sync(kToDevice);
+    return bo;
+  };
+  xrt::bo a = hold(product.packed_a()), w = hold(product.packed_w()), c = hold(std::vector<uint8_t>(expected.size()));
+  expect_completed(p.start(a, w, c).wait());
+  c.sync(kFromDevice);
+  ck_assert_mem_eq(c.map<uint8_t*>(), expected.data(), expected.size());
 }
 END_TEST
 
@@ -750,6 +770,25 @@ START_TEST(commands_take_the_time_of_the_cost_model) {
 }
 END_TEST
 
+START_TEST(the_trace_has_a_line_per_command) {
+  const std::string path = std::filesystem::temp_directory_path() / ("trace." + std::to_string(getpid()));
+  Program p;
+  npu("cost=1000 trace=" + path);
+  for (int i = 0; i < 3; ++i) expect_completed(p.start().wait());
+  std::ifstream in(path);
+  double number, start, end, mmac, last_end = 0;
+  int lines = 0;
+  for (; in >> number >> start >> end >> mmac; ++lines) {
+    ck_assert_int_eq(static_cast<int>(number), lines);
+    ck_assert_double_ge(end - start, 1000);
+    ck_assert_double_ge(start, last_end);
+    last_end = end;
+  }
+  ck_assert_int_eq(lines, 3);
+  std::filesystem::remove(path);
+}
+END_TEST
+
 START_TEST(an_idle_device_sleeps_and_wakes_at_a_cost) {
   Program p;
   npu("suspend_ms=100 wake_us=50000");
@@ -882,7 +921,8 @@ const std::pair<const char*, std::vector<const TTest*>> kCases[] = {
      {a_run_computes, the_configuration_decides_what_runs, both_stream_versions_run,
       kept_runs_start_again_with_other_arguments, runs_complete_in_order_and_can_be_awaited_in_any,
       a_run_in_flight_cannot_start_again, a_fifth_submission_waits_for_a_slot, contexts_share_the_array_by_time,
-      threads_with_a_context_each, contexts_have_a_limit, unknown_configurations_are_refused}},
+      threads_with_a_context_each, contexts_have_a_limit, unknown_configurations_are_refused,
+      a_product_of_the_gemm_overlay_runs}},
     {"run lists",
      {run_lists_go_out_in_chains_of_24, run_list_reports_the_run_that_failed, chained_commands_cost_their_own_price}},
     {"ELF", {control_code_in_an_elf_runs_with_an_xclbin, a_full_elf_runs_without_an_xclbin}},
@@ -899,7 +939,7 @@ const std::pair<const char*, std::vector<const TTest*>> kCases[] = {
       the_watchdog_waits_two_seconds_by_default, a_stream_that_waits_for_ever_is_a_hang,
       a_run_that_takes_too_long_is_ended, timed_waits_throw_early_and_polling_works,
       wait_command_completion_times_out_as_documented}},
-    {"time", {commands_take_the_time_of_the_cost_model, an_idle_device_sleeps_and_wakes_at_a_cost}},
+    {"time", {commands_take_the_time_of_the_cost_model, the_trace_has_a_line_per_command, an_idle_device_sleeps_and_wakes_at_a_cost}},
     {"removal",
      {a_vanished_device_fails_everything_with_enodev, removal_ends_commands_that_nobody_waits_for,
       a_command_can_take_the_device_with_it,
