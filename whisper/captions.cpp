@@ -15,9 +15,17 @@ constexpr int64_t kGrid = 160;  // windows start on the log-mel frame grid
 int64_t samples(double seconds) { return std::llround(seconds * kRate); }
 int64_t on_grid(int64_t sample) { return std::max<int64_t>(0, sample / kGrid * kGrid); }
 
+// Whether anything is said: about 100 ms is the shortest word.
+bool has_speech(const Signal& signal, int64_t from, int64_t to) { return signal.speech(from, to) >= 0.09; }
+
 // Number of code points.
 size_t length(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+// How long a word can sound, in seconds; alignment lets the last word before a pause swallow it.
+double likely_duration(const Word& word) {
+  return std::min(word.end - word.start, 0.25 + 0.1 * static_cast<double>(length(word.text)));
 }
 
 bool ends_with_any(std::string_view text, const std::vector<std::string_view>& endings) {
@@ -105,7 +113,7 @@ class ShortWindowPolicy : public CaptionPolicy {
  public:
   explicit ShortWindowPolicy(int positions)
       : positions_(positions),
-        window_(positions * kSamplesPerPosition),
+        window_((positions - positions / 40) * kSamplesPerPosition),
         scale_(std::min(1.0, positions / 512.0)) {}
 
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
@@ -113,9 +121,10 @@ class ShortWindowPolicy : public CaptionPolicy {
     if (ahead_.empty() && decided_) {
       if (decided_->last || (ended && available - cut_ <= samples(kTooShort))) return std::nullopt;
       first = next_start(*decided_, signal);
-      if (restart_ || cut_ < first) first = on_grid(cut_ - samples(kBack));
+      if (loses_words(first, signal)) first = on_grid(cut_ - samples(kBack));
     } else if (!ahead_.empty()) {
-      if (ahead_.back().last) return std::nullopt;
+      // One window ahead of the one being decoded: more would often be void.
+      if (ahead_.back().last || ahead_.size() > 1) return std::nullopt;
       first = next_start(ahead_.back(), signal);
     }
     if (available < first + window_ + kLookahead && !ended) return std::nullopt;
@@ -124,7 +133,7 @@ class ShortWindowPolicy : public CaptionPolicy {
     w.count = std::min(window_, available - first);
     w.last = ended && w.end() == available;
     if (w.count <= 0) return std::nullopt;
-    w.silent = !signal.has_speech(w.first, w.end());
+    w.silent = !has_speech(signal, w.first, w.end());
     ahead_.push_back(w);
     restart_ = false;
     return w;
@@ -135,32 +144,44 @@ class ShortWindowPolicy : public CaptionPolicy {
     AudioWindow heard = window;
     if (window.silent) {
       settle(heard, {}, signal);
-      d.replan = decided(heard);
+      d.replan = decided(heard, signal);
       return d;
     }
     const std::vector<int> prefix = committed_tokens(window.first);
-    Recognition r = recognize(positions_, prefix);
+    Recognition r = hear(heard, recognize, positions_, prefix);
     size_t first_copy_end = 0;
     if (is_loop(r, &first_copy_end)) {
       d.retried = true;
-      const int fewer = positions_ - positions_ / 16;  // 480 of 512
-      r = recognize(fewer, prefix);
-      if (heard.count > fewer * kSamplesPerPosition) {
-        heard.count = fewer * kSamplesPerPosition;
-        heard.last = false;
-        restart_ = true;
-      }
+      r = hear(heard, recognize, positions_ - positions_ / 16, prefix);  // 480 of 512
+      shorten(&heard, positions_ - positions_ / 16);
       if (is_loop(r, &first_copy_end)) r.words.resize(first_copy_end);
+    } else if (const Stretch missed = unheard(heard, r.words, signal); missed.end > 0) {
+      d.retried = true;
+      if (r.words.empty() && !prefix.empty()) {
+        // The prefix can silence the decoder: hear what follows afresh, from the pause after the last word.
+        cut_ = std::max(cut_, signal.quietest(cut_, std::min(heard.end(), cut_ + samples(0.9))));
+        restart_ = true;
+        d.replan = decided(heard, signal);
+        return d;
+      }
+      // Whole sentences can be passed over for what is said later in the window: hear it without that.
+      const int fewer = static_cast<int>((missed.end - heard.first + kSamplesPerPosition - 1) / kSamplesPerPosition);
+      if (fewer < positions_) {
+        Recognition again = hear(heard, recognize, fewer, prefix);
+        AudioWindow shorter = heard;
+        shorten(&shorter, fewer);
+        if (!is_loop(again, &first_copy_end) && unheard(shorter, again.words, signal).end == 0) {
+          r = std::move(again);
+          heard = shorter;
+        } else {
+          restart_ = false;
+        }
+      }
     }
-    std::vector<Word>& words = r.words;
-    for (Word& w : words) {
-      w.start += heard.first / kRate;
-      w.end += heard.first / kRate;
-    }
-    words.resize(settle(heard, words, signal));
-    commit(words);
-    d.words = std::move(words);
-    d.replan = decided(heard);
+    r.words.resize(settle(heard, r.words, signal));
+    commit(r.words);
+    d.words = std::move(r.words);
+    d.replan = decided(heard, signal);
     return d;
   }
 
@@ -179,12 +200,51 @@ class ShortWindowPolicy : public CaptionPolicy {
   static constexpr double kSilentOverlap = 1.0;   // kept of a window in which nothing was heard
   static constexpr double kNextFrom = 4.0, kNextTo = 2.5;  // where, before the edge, the next window may start
   static constexpr double kBack = 0.1;            // a window planned anew starts this much before the cut
+  static constexpr double kUnheard = 1.2;         // speech without words that makes a decode doubtful
   static constexpr double kTooShort = 0.2;        // a rest shorter than this holds no word
   static constexpr double kHeld = 0.3;            // audio kept before the earliest start of a window
 
   // Start of the window after `w`, from the audio alone, so that it can be encoded before `w` is decoded.
   int64_t next_start(const AudioWindow& w, const Signal& signal) const {
     return on_grid(signal.quietest(w.end() - samples(kNextFrom * scale_), w.end() - samples(kNextTo * scale_)));
+  }
+
+  struct Stretch {
+    int64_t first = 0, end = 0;  // samples
+  };
+
+  // Decodes a window; word times become those of the stream.
+  static Recognition hear(const AudioWindow& window, const Recognizer& recognize, int positions,
+                          const std::vector<int>& prefix) {
+    Recognition r = recognize(positions, prefix);
+    for (Word& w : r.words) {
+      w.start += window.first / kRate;
+      w.end += window.first / kRate;
+    }
+    return r;
+  }
+
+  // Takes the audio after `positions` out of the window; the next one is planned from the cut.
+  void shorten(AudioWindow* window, int positions) {
+    if (window->count <= positions * kSamplesPerPosition) return;
+    window->count = positions * kSamplesPerPosition;
+    window->last = false;
+    restart_ = true;
+  }
+
+  // The first long stretch of speech after the cut that no word accounts for; {0, 0} where there is none.
+  Stretch unheard(const AudioWindow& window, const std::vector<Word>& words, const Signal& signal) const {
+    const auto missing = [&](int64_t from, int64_t to) {
+      return to - from > samples(kUnheard) && signal.speech(from, to) > kUnheard;
+    };
+    int64_t heard_to = std::max(cut_, window.first);
+    for (const Word& w : words) {
+      if (missing(heard_to, samples(w.start))) return {heard_to, samples(w.start)};
+      heard_to = std::max(heard_to, samples(w.start + likely_duration(w)));
+    }
+    const int64_t edge = window.end() - samples(window.last ? 0 : kDrop * scale_);
+    if (missing(heard_to, edge)) return {heard_to, window.end()};
+    return {};
   }
 
   // Moves the cut and returns how many of the words are final.
@@ -218,12 +278,16 @@ class ShortWindowPolicy : public CaptionPolicy {
     return words.size();
   }
 
-  // Bookkeeping after a decision. True if the windows planned after this one are void, because words between the cut and
-  // their start would be lost.
-  bool decided(const AudioWindow& heard) {
+  // Whether something is said between the cut and the start of the next window.
+  bool loses_words(int64_t first, const Signal& signal) const {
+    return restart_ || (cut_ < first && has_speech(signal, cut_, first));
+  }
+
+  // Bookkeeping after a decision. True if the windows planned after this one are void.
+  bool decided(const AudioWindow& heard, const Signal& signal) {
     decided_ = heard;
     if (!ahead_.empty()) ahead_.pop_front();
-    if (ahead_.empty() || !(restart_ || cut_ < ahead_.front().first)) return false;
+    if (ahead_.empty() || !loses_words(ahead_.front().first, signal)) return false;
     ahead_.clear();
     return true;
   }
@@ -272,7 +336,7 @@ class LivePolicy : public CaptionPolicy {
     finished_ = ended && edge == available;
     edge_ = edge;
     AudioWindow w;
-    w.silent = !signal.has_speech(std::max(first_, cut_), edge);
+    w.silent = !has_speech(signal, std::max(first_, cut_), edge);
     if (!w.silent && edge - first_ > longest_) move_window(edge);
     w.first = w.silent ? std::max(first_, cut_) : first_;
     w.count = edge - w.first;
@@ -315,8 +379,7 @@ class LivePolicy : public CaptionPolicy {
       w.end += window.first / kRate;
     }
     if (!r.words.empty()) {
-      Word& last = r.words.back();
-      last.end = std::min(last.end, last.start + 0.25 + 0.1 * static_cast<double>(length(last.text)));
+      r.words.back().end = r.words.back().start + likely_duration(r.words.back());
     }
     size_t keep = 0;
     if (loop) {
@@ -409,7 +472,7 @@ class LongWindowPolicy : public CaptionPolicy {
     w.first = seek_;
     w.count = std::min(kWindow, rest);
     w.last = ended && w.end() == available;
-    w.silent = !signal.has_speech(w.first, w.end());
+    w.silent = !has_speech(signal, w.first, w.end());
     return w;
   }
 
@@ -464,7 +527,9 @@ size_t shown_length(const Word& word, bool first) { return length(word.text) + (
 
 void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
   for (Word& word : words) {
-    if (!held_.empty()) {
+    // In text with spaces, a word without one continues the word before it ("co", "-operate").
+    const bool spaced = std::any_of(held_.begin(), held_.end(), [](const Word& w) { return w.space_before; });
+    if (!held_.empty() && (word.space_before || !spaced)) {
       size_t shown = 0;
       for (size_t i = 0; i < held_.size(); ++i) shown += shown_length(held_[i], i == 0);
       if (word.start - held_.back().end >= kPause) {

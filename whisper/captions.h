@@ -34,8 +34,8 @@ class Signal {
   virtual ~Signal() = default;
   // Center of the quietest 160 ms whose center lies in [from, to], a multiple of 160 samples.
   virtual int64_t quietest(int64_t from, int64_t to) const = 0;
-  // Whether anything is said in [from, to). May answer yes where it cannot tell.
-  virtual bool has_speech(int64_t from, int64_t to) const = 0;
+  // Seconds of speech in [from, to).
+  virtual double speech(int64_t from, int64_t to) const = 0;
 };
 
 // What the decoder made of one window.

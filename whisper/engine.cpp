@@ -101,18 +101,17 @@ class HeldSignal : public Signal {
     return best;
   }
 
-  bool has_speech(int64_t from, int64_t to) const override {
+  double speech(int64_t from, int64_t to) const override {
     int voiced = 0;
     const int64_t end = std::min((to + kVoiceHop - 1) / kVoiceHop, first_hop_ + static_cast<int64_t>(voice_.size()));
     for (int64_t hop = std::max(from / kVoiceHop, first_hop_); hop < end; ++hop) {
       voiced += voice_[hop - first_hop_] >= kVoiced;
     }
-    return voiced >= kVoicedHops;
+    return static_cast<double>(voiced) * kVoiceHop / kSampleRate;
   }
 
  private:
   static constexpr float kVoiced = 0.5f;   // Silero's own threshold
-  static constexpr int kVoicedHops = 3;    // about 100 ms, the shortest word
 
   const LogMel& mel_;
   std::deque<float> voice_;
@@ -309,6 +308,7 @@ struct Engine::State {
     o.translate = options.translate;
     o.timestamps = long_windows;
     o.prefix = prefix;
+    o.suppress_blank = prefix.empty();  // nothing need follow what has been said already
     o.alignment = true;
     o.interrupted = &flushing;
     if (long_windows) {

@@ -96,7 +96,7 @@ struct ScriptedSignal : Signal {
     }
     return best;
   }
-  bool has_speech(int64_t from, int64_t to) const override { return spoken(from / kRate, to / kRate) > 0; }
+  double speech(int64_t from, int64_t to) const override { return spoken(from / kRate, to / kRate); }
 
   const Script& script;
 };
