@@ -113,7 +113,7 @@ class ShortWindowPolicy : public CaptionPolicy {
  public:
   explicit ShortWindowPolicy(int positions)
       : positions_(positions),
-        window_((positions - positions / 40) * kSamplesPerPosition),
+        window_((positions - positions / kUnfilled) * kSamplesPerPosition),
         scale_(std::min(1.0, positions / 512.0)) {}
 
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
@@ -157,9 +157,8 @@ class ShortWindowPolicy : public CaptionPolicy {
       if (is_loop(r, &first_copy_end)) r.words.resize(first_copy_end);
     } else if (const Stretch missed = unheard(heard, r.words, signal); missed.end > 0) {
       d.retried = true;
-      if (r.words.empty() && !prefix.empty()) {
-        // The prefix can silence the decoder: hear what follows afresh, from the pause after the last word.
-        cut_ = std::max(cut_, signal.quietest(cut_, std::min(heard.end(), cut_ + samples(0.9))));
+      if (r.words.empty() && window.first < on_grid(cut_ - samples(kBack))) {
+        // The prefix can silence the decoder: hear what follows afresh, in a window without it.
         restart_ = true;
         d.replan = decided(heard, signal);
         return d;
@@ -194,6 +193,8 @@ class ShortWindowPolicy : public CaptionPolicy {
 
  private:
   static constexpr int64_t kSamplesPerPosition = 320;
+  // One position in this many is left empty: a window that is full of speech to the end makes the decoder loop.
+  static constexpr int kUnfilled = 40;
   static constexpr double kDrop = 0.5;            // words ending closer to the edge are left to the next window
   static constexpr double kEarly = 1.5;           // a last word starting earlier than this means the text is complete
   static constexpr double kMinStep = 2.0;         // least progress from one window to the next

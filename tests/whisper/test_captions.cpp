@@ -221,6 +221,66 @@ START_TEST(loops_cost_a_second_decode_but_no_word) {
 }
 END_TEST
 
+START_TEST(a_passed_over_sentence_is_heard_in_a_shorter_window) {
+  // Full windows hear nothing of the first five seconds.
+  int passed_over = 0;
+  for (int seed = 0; seed < 50; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 60);
+    ScriptedRecognizer honest{script, random, 0};
+    const ScriptedSignal signal(script);
+    const auto policy = make_short_window_policy(512);
+    std::vector<Word> words;
+    while (const auto w = policy->plan(script.samples, true, signal)) {
+      const auto d = policy->decide(
+          *w,
+          [&](int positions, const std::vector<int>& prefix) {
+            Recognition r = honest(*w, positions, prefix);
+            const auto late = std::find_if(r.words.begin(), r.words.end(), [](const Word& x) { return x.start > 5; });
+            double lost = 0;
+            for (auto x = r.words.begin(); x != late; ++x) lost += x->end - x->start;
+            if (positions == 512 && prefix.empty() && late != r.words.end() && lost > 2) {
+              r.words.erase(r.words.begin(), late);
+              ++passed_over;
+            }
+            return r;
+          },
+          signal);
+      words.insert(words.end(), d.words.begin(), d.words.end());
+    }
+    check_every_word_once(script, words);
+  }
+  ck_assert_int_gt(passed_over, 25);
+}
+END_TEST
+
+START_TEST(a_prefix_that_silences_the_recognizer_is_dropped) {
+  for (int seed = 0; seed < 50; ++seed) {
+    std::mt19937 random(seed);
+    const Script script = make_script(random, 60);
+    ScriptedRecognizer honest{script, random, 0};
+    const ScriptedSignal signal(script);
+    const auto policy = make_short_window_policy(512);
+    std::vector<Word> words;
+    while (const auto w = policy->plan(script.samples, true, signal)) {
+      const auto d = policy->decide(
+          *w,
+          [&](int positions, const std::vector<int>& prefix) {
+            return prefix.empty() ? honest(*w, positions, prefix) : Recognition();
+          },
+          signal);
+      words.insert(words.end(), d.words.begin(), d.words.end());
+    }
+    // Less speech than makes a decode doubtful may be lost, and a word at the cut; sentences may not.
+    double lost_since = 0;
+    for (const Word& w : words) {
+      ck_assert(signal.spoken(lost_since, w.start - 0.01) < 2.5);
+      lost_since = w.end;
+    }
+  }
+}
+END_TEST
+
 START_TEST(windows_advance_by_seven_seconds_of_speech_or_more) {
   std::mt19937 random(1);
   const Script script = make_script(random, 600);
@@ -395,6 +455,25 @@ START_TEST(captions_fit_two_lines_and_seven_seconds) {
 }
 END_TEST
 
+START_TEST(captions_never_part_a_word) {
+  SegmentShaper shaper;
+  std::vector<Segment> out;
+  std::vector<Word> words;
+  for (int i = 0; i < 60; ++i) {
+    Word w = word(i % 2 ? "-operation" : "co", i * 0.3, i * 0.3 + 0.3);
+    w.space_before = i % 2 == 0;
+    words.push_back(w);
+  }
+  shaper.add(words, &out);
+  shaper.finish(&out);
+  ck_assert_uint_gt(out.size(), 2);
+  for (const Segment& s : out) {
+    ck_assert(s.words.front().space_before);
+    ck_assert_str_eq(s.words.back().text.c_str(), "-operation");
+  }
+}
+END_TEST
+
 START_TEST(a_pause_ends_a_caption) {
   SegmentShaper shaper;
   std::vector<Segment> out;
@@ -446,6 +525,8 @@ int main() {
   tcase_add_test(policy, short_windows_return_every_word_once);
   tcase_add_test(policy, plan_does_not_depend_on_how_audio_arrives_or_how_far_ahead_it_is);
   tcase_add_test(policy, loops_cost_a_second_decode_but_no_word);
+  tcase_add_test(policy, a_passed_over_sentence_is_heard_in_a_shorter_window);
+  tcase_add_test(policy, a_prefix_that_silences_the_recognizer_is_dropped);
   tcase_add_test(policy, windows_advance_by_seven_seconds_of_speech_or_more);
   tcase_add_test(policy, a_stream_without_words_ends);
   tcase_add_test(policy, short_windows_of_other_lengths_return_every_word_once);
@@ -463,6 +544,7 @@ int main() {
   TCase* shaping = tcase_create("shaping");
   tcase_add_test(shaping, captions_end_with_sentences);
   tcase_add_test(shaping, captions_fit_two_lines_and_seven_seconds);
+  tcase_add_test(shaping, captions_never_part_a_word);
   tcase_add_test(shaping, a_pause_ends_a_caption);
   tcase_add_test(shaping, text_written_without_spaces_is_joined);
   tcase_add_test(shaping, captions_never_overlap_whatever_the_word_times);
