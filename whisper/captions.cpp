@@ -121,7 +121,7 @@ class ShortWindowPolicy : public CaptionPolicy {
     if (ahead_.empty() && decided_) {
       if (decided_->last || (ended && available - cut_ <= samples(kTooShort))) return std::nullopt;
       first = next_start(*decided_, signal);
-      if (loses_words(first, signal)) first = on_grid(cut_ - samples(kBack));
+      if (loses_words(first, signal)) first = fresh_start();
     } else if (!ahead_.empty()) {
       // One window ahead of the one being decoded: more would often be void.
       if (ahead_.back().last || ahead_.size() > 1) return std::nullopt;
@@ -157,7 +157,7 @@ class ShortWindowPolicy : public CaptionPolicy {
       if (is_loop(r, &first_copy_end)) r.words.resize(first_copy_end);
     } else if (const Stretch missed = unheard(heard, r.words, signal); missed.end > 0) {
       d.retried = true;
-      if (r.words.empty() && window.first < on_grid(cut_ - samples(kBack))) {
+      if (r.words.empty() && window.first < fresh_start()) {
         // The prefix can silence the decoder: hear what follows afresh, in a window without it.
         restart_ = true;
         d.replan = decided(heard, signal);
@@ -279,6 +279,13 @@ class ShortWindowPolicy : public CaptionPolicy {
     return words.size();
   }
 
+  // Start of a window that goes on at the cut without context: a little before it, but after the last committed word.
+  int64_t fresh_start() const {
+    int64_t first = cut_ - samples(kBack);
+    if (!committed_.empty()) first = std::max(first, std::min(cut_, samples(committed_.back().end)));
+    return on_grid(first);
+  }
+
   // Whether something is said between the cut and the start of the next window.
   bool loses_words(int64_t first, const Signal& signal) const {
     return restart_ || (cut_ < first && has_speech(signal, cut_, first));
@@ -296,6 +303,7 @@ class ShortWindowPolicy : public CaptionPolicy {
   // Tokens of the committed words that are heard in a window from `first` on.
   std::vector<int> committed_tokens(int64_t first) const {
     std::vector<int> tokens;
+    if (first >= fresh_start()) return tokens;
     for (const Word& w : committed_) {
       if (w.start >= first / kRate - 0.05 && w.end <= cut_ / kRate + 0.2) {
         tokens.insert(tokens.end(), w.tokens.begin(), w.tokens.end());
