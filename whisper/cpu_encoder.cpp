@@ -13,6 +13,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "whisper/encoder_schedule.h"
 #include "whisper/error.h"
+#include "whisper/quantize.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -21,10 +22,11 @@ using Clock = std::chrono::steady_clock;
 
 class CpuEncoder : public Encoder {
  public:
-  CpuEncoder(const std::shared_ptr<const Model>& model, int threads)
-      : d_model_(model->dims.d_model),
-        most_positions_(model->dims.n_audio_ctx),
-        schedule_(packed_encoder(model), threads > 0 ? threads : ThreadPool::available_processors()),
+  CpuEncoder(const std::shared_ptr<const PackedEncoder>& weights, int threads)
+      : d_model_(weights->dims.d_model),
+        most_positions_(weights->dims.n_audio_ctx),
+        precision_(weights->int8_layers.empty() ? "f32" : "int8"),
+        schedule_(weights, threads),
         thread_([this] { run(); }) {}
 
   ~CpuEncoder() override {
@@ -38,7 +40,7 @@ class CpuEncoder : public Encoder {
   }
 
   EncoderInfo describe() const override {
-    return {"cpu", cpu_name() + " (" + isa_name(isa()) + ")", "", "f32"};
+    return {"cpu", cpu_name() + " (" + isa_name(isa()) + ")", "", precision_};
   }
 
   void submit(int slot, const float* mel, int positions) override {
@@ -133,6 +135,7 @@ class CpuEncoder : public Encoder {
   }
 
   const int d_model_, most_positions_;
+  const char* const precision_;
   EncoderSchedule schedule_;  // only for the encoder's thread
 
   std::mutex mutex_;  // guards what follows
@@ -149,10 +152,17 @@ class CpuEncoder : public Encoder {
 }  // namespace
 
 std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads) {
-  if (precision != Precision::kF32 && precision != Precision::kAuto) {
-    throw Error(ErrorCode::kUnsupported, "this build encodes in f32 only");
+  const int n = threads > 0 ? threads : ThreadPool::available_processors();
+  if (precision == Precision::kBF16) {
+    throw Error(ErrorCode::kUnsupported, "the CPU does not encode in bf16; use precision=auto, int8 or f32");
   }
-  return std::make_unique<CpuEncoder>(model, threads);
+  if (precision == Precision::kF32) return std::make_unique<CpuEncoder>(packed_encoder(model), n);
+  try {
+    return std::make_unique<CpuEncoder>(packed_int8_encoder(model, [&] { return quantized_encoder(model, n); }), n);
+  } catch (const Error& e) {
+    if (precision != Precision::kAuto || e.code() != ErrorCode::kUnsupported) throw;
+    return std::make_unique<CpuEncoder>(packed_encoder(model), n);  // describe() says so
+  }
 }
 
 }  // namespace whisperxdna2

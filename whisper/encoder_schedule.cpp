@@ -43,13 +43,20 @@ PackedLinear pack_convolution(const Tensor& weight, const Tensor& bias) {
   return PackedLinear(taps.data(), bias.to_f32().data(), out, 3 * in);
 }
 
-std::shared_ptr<const PackedEncoder> pack_encoder(const Model& m) {
-  const std::shared_ptr<const void> hold = m.hold_encoder_weights();
+// Everything but the layers.
+std::shared_ptr<PackedEncoder> pack_frame(const Model& m) {
   auto p = std::make_shared<PackedEncoder>();
   p->dims = m.dims;
   p->conv1 = pack_convolution(m.conv1_weight, m.conv1_bias);
   p->conv2 = pack_convolution(m.conv2_weight, m.conv2_bias);
   p->positions = m.encoder_positions.to_f32();
+  p->norm = pack(m.encoder_norm);
+  return p;
+}
+
+std::shared_ptr<const PackedEncoder> pack_f32(const Model& m) {
+  const std::shared_ptr<const void> hold = m.hold_encoder_weights();
+  const std::shared_ptr<PackedEncoder> p = pack_frame(m);
   for (const EncoderLayer& l : m.encoder_layers) {
     PackedLayer& packed = p->layers.emplace_back();
     packed.attention_norm = pack(l.attention_norm);
@@ -59,72 +66,166 @@ std::shared_ptr<const PackedEncoder> pack_encoder(const Model& m) {
     packed.fc1 = pack(l.fc1);
     packed.fc2 = pack(l.fc2);
   }
-  p->norm = pack(m.encoder_norm);
   return p;
 }
 
-}  // namespace
+Int8Linear pack(const QuantizedLinear& l) {
+  return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit});
+}
 
-std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model) {
+std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const QuantizedEncoder& quantized) {
+  const std::shared_ptr<const void> hold = m.hold_encoder_weights();
+  const std::shared_ptr<PackedEncoder> p = pack_frame(m);
+  for (const QuantizedLayer& l : quantized.layers) {
+    PackedInt8Layer& packed = p->int8_layers.emplace_back();
+    packed.attention_norm = {l.attention_norm.gain, l.attention_norm.bias};
+    packed.mlp_norm = {l.mlp_norm.gain, l.mlp_norm.bias};
+    packed.inverse_qkv_input = l.qkv.inverse_input_scale;
+    packed.inverse_out_input = l.out.inverse_input_scale;
+    packed.inverse_fc1_input = l.fc1.inverse_input_scale;
+    packed.qkv = pack(l.qkv);
+    packed.out = pack(l.out);
+    packed.fc1 = pack(l.fc1);
+    packed.fc2 = pack(l.fc2);
+  }
+  return p;
+}
+
+// Packed weights of the models in use. An entry goes with its last user.
+class PackedEncoders {
+ public:
+  std::shared_ptr<const PackedEncoder> get(const std::shared_ptr<const Model>& model,
+                                           const std::function<std::shared_ptr<const PackedEncoder>()>& make) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    entries_.erase(std::remove_if(entries_.begin(), entries_.end(), [](const Entry& e) { return e.packed.expired(); }),
+                   entries_.end());
+    for (const Entry& e : entries_) {
+      if (e.model.lock() != model) continue;
+      if (auto packed = e.packed.lock()) return packed;
+    }
+    auto packed = make();
+    entries_.push_back({model, packed});
+    return packed;
+  }
+
+ private:
   struct Entry {
     std::weak_ptr<const Model> model;
     std::weak_ptr<const PackedEncoder> packed;
   };
-  static std::mutex mutex;
-  static std::vector<Entry> entries;
-  std::lock_guard<std::mutex> lock(mutex);
-  entries.erase(std::remove_if(entries.begin(), entries.end(), [](const Entry& e) { return e.packed.expired(); }),
-                entries.end());
-  for (const Entry& e : entries) {
-    if (e.model.lock() != model) continue;
-    if (auto packed = e.packed.lock()) return packed;
-  }
-  auto packed = pack_encoder(*model);
-  entries.push_back({model, packed});
-  return packed;
+  std::mutex mutex_;
+  std::vector<Entry> entries_;
+};
+
+// Rows of a piece of work that is done row by row.
+constexpr int kPieceRows = 32;
+
+}  // namespace
+
+std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model) {
+  static PackedEncoders encoders;
+  return encoders.get(model, [&] { return pack_f32(*model); });
+}
+
+std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
+                                                         const std::function<QuantizedEncoder()>& make) {
+  static PackedEncoders encoders;
+  return encoders.get(model, [&] { return pack_int8(*model, make()); });
 }
 
 bool EncoderSchedule::run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,
                           const Observer& observer) {
-  const int d = w_->dims.d_model, heads = w_->dims.n_heads;
   const Workers workers(threads_, &abandoned);
-  const size_t size = static_cast<size_t>(positions) * d;
+  const size_t size = static_cast<size_t>(positions) * w_->dims.d_model;
   x_.resize(size);
   normed_.resize(size);
   qkv_.resize(3 * size);
-  hidden_.resize(4 * size);
-
-  const auto product = [&](const char* name, const PackedLinear& w, const std::vector<float>& from, std::vector<float>* to,
-                           Epilogue epilogue) {
-    ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
-    linear(w, from.data(), w.in(), positions, to->data(), w.out(), epilogue, workers);
-  };
   const auto show = [&](Activation activation, int layer, const std::vector<float>& values) {
     if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
 
   stem(mel, positions, workers);
   show(Activation::kStem, -1, x_);
-  for (int i = 0; i < static_cast<int>(w_->layers.size()) && !abandoned; ++i) {
-    const PackedLayer& l = w_->layers[i];
-    norm(l.attention_norm, positions, normed_.data());
-    show(Activation::kQkvInput, i, normed_);
-    product("qkv", l.qkv, normed_, &qkv_, Epilogue::kNone);
-    {
-      ProfileScope scope("attention", int64_t{4} * positions * positions * d);
-      attention(qkv_.data(), positions, heads, normed_.data(), &attention_, workers);
+  for (int i = 0; i < w_->dims.n_encoder_layers && !abandoned; ++i) {
+    if (w_->int8_layers.empty()) {
+      f32_layer(i, positions, workers, show);
+    } else {
+      int8_layer(i, positions, workers);
     }
-    show(Activation::kOutInput, i, normed_);
-    product("out", l.out, normed_, &x_, Epilogue::kAdd);
-    norm(l.mlp_norm, positions, normed_.data());
-    show(Activation::kFc1Input, i, normed_);
-    product("fc1, GELU", l.fc1, normed_, &hidden_, Epilogue::kGelu);
-    show(Activation::kFc2Input, i, hidden_);
-    product("fc2", l.fc2, hidden_, &x_, Epilogue::kAdd);
     show(Activation::kLayer, i, x_);
   }
   norm(w_->norm, positions, features);
   return !abandoned;
+}
+
+void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers, const Show& show) {
+  const PackedLayer& l = w_->layers[layer];
+  const auto product = [&](const char* name, const PackedLinear& w, const std::vector<float>& from, std::vector<float>* to,
+                           Epilogue epilogue) {
+    ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
+    linear(w, from.data(), w.in(), positions, to->data(), w.out(), epilogue, workers);
+  };
+  hidden_.resize(4 * x_.size());
+  norm(l.attention_norm, positions, normed_.data());
+  show(Activation::kQkvInput, layer, normed_);
+  product("qkv", l.qkv, normed_, &qkv_, Epilogue::kNone);
+  attend(positions, workers);
+  show(Activation::kOutInput, layer, normed_);
+  product("out", l.out, normed_, &x_, Epilogue::kAdd);
+  norm(l.mlp_norm, positions, normed_.data());
+  show(Activation::kFc1Input, layer, normed_);
+  product("fc1, GELU", l.fc1, normed_, &hidden_, Epilogue::kGelu);
+  show(Activation::kFc2Input, layer, hidden_);
+  product("fc2", l.fc2, hidden_, &x_, Epilogue::kAdd);
+}
+
+void EncoderSchedule::int8_layer(int layer, int positions, const Workers& workers) {
+  const PackedInt8Layer& l = w_->int8_layers[layer];
+  const auto product = [&](const char* name, const Int8Linear& w, const void* from, void* to) {
+    ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
+    int8_linear(w, from, positions, to, w.out(), workers);
+  };
+  hidden14_.resize(4 * x_.size());
+  norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, workers);
+  product("qkv", l.qkv, inputs_.data(), qkv_.data());
+  attend(positions, workers);
+  to_int8(normed_, positions, l.inverse_out_input, workers);
+  product("out", l.out, inputs_.data(), x_.data());
+  norm_to_int8(l.mlp_norm, positions, l.inverse_fc1_input, workers);
+  product("fc1, GELU", l.fc1, inputs_.data(), hidden14_.data());
+  product("fc2", l.fc2, hidden14_.data(), x_.data());
+}
+
+void EncoderSchedule::attend(int positions, const Workers& workers) {
+  ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
+  attention(qkv_.data(), positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
+}
+
+void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Workers& workers) {
+  ProfileScope scope("layer norm", 0);
+  const Int8Kernels& kernels = int8_kernels();
+  const int d = w_->dims.d_model;
+  const size_t element = element_size(kernels.format8);
+  inputs_.resize(static_cast<size_t>(rows) * d * element);
+  ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
+    thread_local std::vector<float> row;  // stays in the first cache on its way
+    row.resize(d);
+    for (int r = piece * kPieceRows; r < std::min(rows, (piece + 1) * kPieceRows); ++r) {
+      f32_kernels().layer_norm(&x_[static_cast<size_t>(r) * d], 1, d, n.gain.data(), n.bias.data(), row.data());
+      kernels.quantize8(row.data(), d, inverse_scale, &inputs_[static_cast<size_t>(r) * d * element]);
+    }
+  });
+}
+
+void EncoderSchedule::to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers) {
+  ProfileScope scope("quantize", 0);
+  const Int8Kernels& kernels = int8_kernels();
+  const size_t element = element_size(kernels.format8), width = from.size() / rows;
+  inputs_.resize(from.size() * element);
+  ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
+    const size_t first = width * piece * kPieceRows, last = width * std::min(rows, (piece + 1) * kPieceRows);
+    kernels.quantize8(&from[first], static_cast<int>(last - first), inverse_scale, &inputs_[first * element]);
+  });
 }
 
 // Two convolutions of three taps as linear layers over overlapping rows; one zero frame before and after the input.

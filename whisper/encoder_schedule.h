@@ -1,4 +1,4 @@
-// The f32 encoder: weights in the order of the kernels, and the layer schedule over them
+// The encoder in f32 and in int8: weights in the order of the kernels, and the layer schedule over them
 // (openai/whisper whisper/model.py, AudioEncoder).
 //
 //   mel --> conv, GELU, conv, GELU, + positions --> layers: x += attention(norm(x)); x += mlp(norm(x)) --> norm --> features
@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/int8_linear.h"
 #include "kernels/cpu/linear.h"
 #include "whisper/model.h"
+#include "whisper/quantized_encoder.h"
 
 namespace whisperxdna2 {
 
@@ -24,20 +26,31 @@ struct PackedLayer {
   PackedLinear qkv, out, fc1, fc2;
 };
 
-// Immutable; owns all it needs of the model.
+// A layer of a QuantizedEncoder.
+struct PackedInt8Layer {
+  PackedNorm attention_norm, mlp_norm;
+  float inverse_qkv_input = 0, inverse_out_input = 0, inverse_fc1_input = 0;  // scales
+  Int8Linear qkv, out, fc1, fc2;
+};
+
+// Immutable; owns all it needs of the model. It has f32 layers or int8 layers; stem and last norm are f32.
 struct PackedEncoder {
   ModelDims dims;
   PackedLinear conv1, conv2;     // linear layers over [tap][channel]
   std::vector<float> positions;  // [n_audio_ctx][d_model]
   std::vector<PackedLayer> layers;
+  std::vector<PackedInt8Layer> int8_layers;
   PackedNorm norm;
 };
 
 // The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of the
 // encoder is not used afterwards. Thread-safe. Throws Error.
 std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model);
+// The same with int8 layers; `make` is called where nobody has them.
+std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
+                                                         const std::function<QuantizedEncoder()>& make);
 
-// Values on the way, for comparisons with references and for measuring ranges.
+// Values on the way, for comparisons with references and for measuring ranges. The inputs of layers are shown in f32 only.
 enum class Activation {
   kStem,       // residual stream before the first layer (layer -1)
   kQkvInput,   // inputs of the four linear layers
@@ -61,13 +74,22 @@ class EncoderSchedule {
            const Observer& observer = nullptr);
 
  private:
+  using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
   void stem(const float* mel, int positions, const Workers& workers);
   void norm(const PackedNorm& norm, int rows, float* out);
+  void f32_layer(int layer, int positions, const Workers& workers, const Show& show);
+  void int8_layer(int layer, int positions, const Workers& workers);
+  void attend(int positions, const Workers& workers);  // qkv_ -> normed_
+  // Rows of x_, normalized, or of `from`, as the int8 inputs of a layer, into inputs_.
+  void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Workers& workers);
+  void to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers);
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;
   std::vector<float> frames_, conv_, x_, normed_, qkv_, hidden_;
   AttentionScratch attention_;
+  std::vector<uint8_t> inputs_;    // int8: of the next linear layer
+  std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2
 };
 
 }  // namespace whisperxdna2

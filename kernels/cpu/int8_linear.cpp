@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "kernels/cpu/thread_pool.h"
-
 namespace whisperxdna2 {
 namespace {
 
@@ -42,14 +40,14 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
   }
 }
 
-void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, int threads,
+void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
                  const Int8Kernels& kernels) {
   const int panels = l.out_ / kernels.panel;
   const int panels_per_task = kTaskColumns / kernels.panel;
   const int row_tasks = (rows + kInt8TaskRows - 1) / kInt8TaskRows;
   const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
   const size_t y_size = l.stage_.mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
-  ThreadPool::instance().parallel_for(threads, row_tasks * column_tasks, [&](int i) {
+  ThreadPool::instance().parallel_for(workers, row_tasks * column_tasks, [&](int i) {
     const int row = i / column_tasks * kInt8TaskRows;
     Int8GemmTask t{};
     t.a_stride = static_cast<ptrdiff_t>(l.in_ * element_size(l.format_));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/int8_kernels.h"
+#include "kernels/cpu/thread_pool.h"
 
 namespace whisperxdna2 {
 
@@ -33,7 +34,7 @@ class Int8Linear {
   Int8Format format() const { return format_; }
 
  private:
-  friend void int8_linear(const Int8Linear&, const void*, int, void*, ptrdiff_t, int, const Int8Kernels&);
+  friend void int8_linear(const Int8Linear&, const void*, int, void*, ptrdiff_t, const Workers&, const Int8Kernels&);
   int out_ = 0, in_ = 0;
   Int8Format format_ = Int8Format::kPairs;
   bool input_14bit_ = false;
@@ -44,9 +45,9 @@ class Int8Linear {
 };
 
 // Applies the layer to `rows` rows of x, [rows][in] in the layer's format. What happens to y is said in Int8GemmTask; its
-// rows are y_stride elements apart. Runs on the process-wide pool with up to `threads` threads; the result is the same for
-// any number of threads and any kernels.
-void int8_linear(const Int8Linear& layer, const void* x, int rows, void* y, ptrdiff_t y_stride, int threads,
+// rows are y_stride elements apart. Runs on the process-wide pool as `workers` say; the result is the same for any number of
+// threads and any kernels.
+void int8_linear(const Int8Linear& layer, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
                  const Int8Kernels& kernels = int8_kernels());
 
 }  // namespace whisperxdna2

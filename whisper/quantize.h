@@ -1,0 +1,64 @@
+// Makes a QuantizedEncoder from a model and the ranges of its activations on speech.
+//
+// int8 per output channel for weights, one static scale for the inputs of a layer. What makes that accurate enough costs
+// nothing at run time:
+//   - inputs of qkv, out and fc1 are shifted to the middle of each channel's range (Wei et al. 2023, Outlier Suppression+)
+//     and their ranges evened out (Xiao et al. 2022, SmoothQuant), through the norms, and through V for out: the weights of
+//     a softmax sum to 1, so that what is taken from V is missing from the result; keys may be shifted for nothing
+//   - the mean of the error that rounding the weights makes is taken out of the bias (Nagel et al. 2019)
+// The input of fc2 cannot be evened out, GELU lies between, and has outliers of 30 times the rest: it takes 14 bits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "whisper/model.h"
+#include "whisper/quantized_encoder.h"
+
+namespace whisperxdna2 {
+
+// What was seen of some rows of activations, per channel.
+struct Ranges {
+  std::vector<float> low, high;
+  std::vector<double> sum;
+  int64_t rows = 0;
+
+  void add(const float* values, int count, int width);  // values: [count][width]
+  float center(int c) const { return (low[c] + high[c]) / 2; }
+  float reach(int c) const { return (high[c] - low[c]) / 2; }  // from the center
+  double mean(int c) const { return sum[c] / static_cast<double>(rows); }
+};
+
+struct LayerRanges {
+  Ranges qkv_input, out_input, fc1_input, fc2_input;
+  Ranges qkv_output, out_output, fc1_output, fc2_output;  // fc1: ahead of GELU
+};
+struct Calibration {
+  std::vector<LayerRanges> layers;
+};
+
+// Runs the model in f32 and takes down the ranges. Deterministic on one kind of processor, for any number of threads.
+class Calibrator {
+ public:
+  Calibrator(const std::shared_ptr<const Model>& model, int threads);
+  ~Calibrator();
+  // One window: mel is [n_mels][2 * positions].
+  void add(const float* mel, int positions);
+  const Calibration& calibration() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Deterministic. Throws Error(kUnsupported) where the weights or ranges admit no quantization.
+QuantizedEncoder quantize(const Model& model, const Calibration& calibration);
+
+// The quantized encoder of `model`, from the cache or made here from the bundled speech (some seconds) and kept in the
+// cache. A stored one that is stale, foreign or broken is made again; where the cache cannot be written, so is the next.
+// Thread-safe, also between processes. Throws Error as quantize() does.
+QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads);
+
+}  // namespace whisperxdna2

@@ -1,0 +1,51 @@
+// Whisper's encoder layers in integers: the only thing the CPU's and the NPU's int8 executors share, and all they need
+// besides the model's stem, positions and last norm. What the numbers mean is defined in kernels/arithmetic.h.
+//
+//   x (f32) --norm--> int8 --qkv--> int8 --attention (f32)--> int8 --out--> int16 --+ x
+//   x (f32) --norm--> int8 --fc1--> 14 bits, after GELU --fc2--> int16 --+ x
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/arithmetic.h"
+#include "whisper/model.h"
+
+namespace whisperxdna2 {
+
+struct QuantizedLinear {
+  int out = 0, in = 0;
+  OutputStage stage;
+  // Inputs are quantize(x, inverse_input_scale, kInt8Limit). fc2 (input_14bit) takes fc1's results as they are.
+  bool input_14bit = false;
+  float inverse_input_scale = 0;
+  std::vector<int8_t> weight;       // [out][in], in +-127
+  std::vector<int32_t> bias;        // [out]
+  std::vector<int16_t> multiplier;  // [out], 0..32767
+  std::vector<float> scale;         // [out] units of the results; empty for fc1
+};
+
+struct QuantizedNorm {
+  std::vector<float> gain, bias;  // [d_model], the smoothing of the following layer's inputs folded in
+};
+
+struct QuantizedLayer {
+  QuantizedNorm attention_norm, mlp_norm;
+  QuantizedLinear qkv;  // queries (scaled by 1/8, as the scores want them), keys, values: [3 d_model][d_model]
+  QuantizedLinear out, fc1, fc2;
+};
+
+struct QuantizedEncoder {
+  std::vector<QuantizedLayer> layers;
+};
+
+// Empty if no input can overflow an accumulator and every number is one the arithmetic is defined for; else what is wrong.
+std::string flaw(const QuantizedLinear& linear);
+
+// As bytes, for the cache; little-endian.
+std::string serialize(const QuantizedEncoder& encoder, const std::string& content_key);
+// The inverse for a model with this key and these dimensions, for untrusted bytes. Throws Error(kInvalidFile).
+QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims);
+
+}  // namespace whisperxdna2
