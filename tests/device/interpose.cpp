@@ -22,6 +22,7 @@
 #include <memory>
 #include <mutex>
 
+#include "tests/device/control.h"
 #include "tests/device/driver.h"
 #include "tests/device/settings.h"
 #include "tests/device/sysfs.h"
