@@ -220,7 +220,8 @@ int DeviceFile::exec_command(abi::ExecCommand& request) {
     uint64_t bytes = 0;
     uint32_t opcode = 0;
     for (uint32_t i = 0; i < chain->count; ++i) {
-      const uint64_t handle = reinterpret_cast<const uint64_t*>(chain + 1)[i];
+      uint64_t handle;  // they begin at an odd word
+      memcpy(&handle, reinterpret_cast<const uint8_t*>(chain + 1) + i * sizeof handle, sizeof handle);
       auto packet = buffers_.find(static_cast<uint32_t>(handle));
       if (!can_be_packet(packet)) return EINVAL;
       const uint32_t header = *reinterpret_cast<const uint32_t*>(packet->host);

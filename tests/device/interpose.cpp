@@ -114,15 +114,18 @@ void* map(void* at, size_t size, int protection, int flags, int fd, off_t offset
 struct Startup {
   Startup() {
     owner = getpid();
-    tree = new SysfsTree(settings().left_out);
+    made = new SysfsTree(settings().left_out);
+    tree = made;
     atexit([] {
-      SysfsTree* const present = tree.exchange(nullptr);
-      if (present && getpid() == owner) present->remove();  // not in a forked child
+      tree = nullptr;
+      if (getpid() == owner) made->remove();  // not in a forked child
     });
   }
   static pid_t owner;
+  static SysfsTree* made;
 };
 pid_t Startup::owner;
+SysfsTree* Startup::made;
 const Startup startup;
 
 }  // namespace

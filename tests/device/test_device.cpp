@@ -30,6 +30,13 @@
 
 #include <check.h>  // last: it defines a macro called fail
 
+// xrt-smi has no sanitizer's run time, which would have to be preloaded with a library that was built for one.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define XRT_SMI 0
+#else
+#define XRT_SMI 1
+#endif
+
 namespace emulated_npu {
 namespace {
 
@@ -858,9 +865,9 @@ START_TEST(a_device_that_is_back_works_when_opened_anew) {
 END_TEST
 
 START_TEST(a_device_can_come_back_by_itself) {
-  npu("replug_ms=100 unplug");
+  npu("replug_ms=1000 unplug");
   error_of([] { xrt::device device(0); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(120));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
   Program p;
   expect_completed(p.start().wait());
 }
@@ -899,6 +906,7 @@ START_TEST(words_that_are_not_understood_are_refused) {
 }
 END_TEST
 
+#if XRT_SMI
 START_TEST(the_real_xrt_smi_reports_the_device) {
   const std::string command = "EMULATED_NPU= LD_PRELOAD=" + std::string(getenv("EMULATED_NPU_LIBRARY")) +
                               " HOME=/tmp xrt-smi examine 2>&1";
@@ -910,6 +918,7 @@ START_TEST(the_real_xrt_smi_reports_the_device) {
   ck_assert_msg(output.find("NPU Strix Halo") != std::string::npos, "%s", output.c_str());
 }
 END_TEST
+#endif
 
 const std::pair<const char*, std::vector<const TTest*>> kCases[] = {
     {"buffers",
@@ -946,7 +955,11 @@ const std::pair<const char*, std::vector<const TTest*>> kCases[] = {
       a_device_that_is_back_works_when_opened_anew, a_device_can_come_back_by_itself,
       a_node_without_permission_cannot_be_opened, a_small_lock_limit_shows_at_the_first_open}},
     {"variants",
-     {user_addresses_work_like_iovas, words_that_are_not_understood_are_refused, the_real_xrt_smi_reports_the_device}},
+     {
+#if XRT_SMI
+         the_real_xrt_smi_reports_the_device,
+#endif
+         user_addresses_work_like_iovas, words_that_are_not_understood_are_refused}},
 };
 
 }  // namespace
