@@ -107,6 +107,18 @@ std::shared_ptr<const Weights> shared_weights(const std::shared_ptr<const Model>
   return w;
 }
 
+// Whether the text ends in six copies of an n-gram.
+bool repeats_itself(const std::vector<int>& tokens) {
+  constexpr size_t kLongest = 16, kCopies = 6;
+  for (size_t n = 1; n <= kLongest && n * kCopies <= tokens.size(); ++n) {
+    if (std::equal(tokens.end() - static_cast<ptrdiff_t>(n * (kCopies - 1)), tokens.end(),
+                   tokens.end() - static_cast<ptrdiff_t>(n * kCopies))) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // UTF-8 bytes by zlib bytes: above the limit, the text repeats itself.
 float zlib_ratio(std::string text) {
   text.erase(0, text.find_first_not_of(' '));
@@ -425,10 +437,11 @@ DecodeResult Decoder::State::attempt(const DecodeOptions& o, const Start& start,
     }
     r.tokens.push_back(next);
     r.log_probs.push_back(log_prob);
-    const bool full = static_cast<int>(r.tokens.size()) == most;
-    if (full && !align) break;
+    const bool last = static_cast<int>(r.tokens.size()) == most || (o.stop_at_loop && repeats_itself(r.tokens));
+    if (last && !align) break;
     run(&next, 1, past++, align, 0);
-    if (!full) project(0, 0, 1);
+    if (last) break;
+    project(0, 0, 1);
     next_logits = logits.data();
   }
   r.mean_log_prob = static_cast<float>(total / static_cast<double>(r.tokens.size() + 1));

@@ -23,6 +23,9 @@ struct DecodeOptions {
   std::vector<float> temperatures = {0.0f};
   float compression_ratio_limit = 2.4f;
   float log_prob_limit = -1.0f;
+  // End, as if at the cap, when the text repeats its last n-gram of up to 16 tokens for the sixth time: a decode that does
+  // will not end by itself.
+  bool stop_at_loop = false;
   bool alignment = false;       // record the cross attention that word times are made from
   const std::atomic<bool>* interrupted = nullptr;  // polled at every token; Error(kInterrupted) when it becomes true
 };
@@ -30,7 +33,7 @@ struct DecodeOptions {
 struct DecodeResult {
   std::vector<int> tokens;      // sampled ids without the prefix and without the end token; timestamps where asked for
   std::vector<float> log_probs; // of each of `tokens`
-  bool ended = false;           // an end token was sampled (not cut by a cap)
+  bool ended = false;           // an end token was sampled (not cut by a cap or a loop)
   float mean_log_prob = 0;      // sum / (tokens + 1), the end token included
   float no_speech_prob = 0;     // softmax of the unfiltered logits at the start token
   float compression_ratio = 0;  // UTF-8 bytes / zlib bytes of the text

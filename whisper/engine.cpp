@@ -314,6 +314,7 @@ struct Engine::State {
     if (long_windows) {
       o.temperatures = {0.0f, 0.2f, 0.4f, 0.6f, 0.8f, 1.0f};
     } else {
+      o.stop_at_loop = true;
       o.max_new_tokens = kTokensAtRest + static_cast<int>(kTokensPerSecond * static_cast<double>(content) / 50);
     }
     DecodeResult d = decoder->decode(o);

@@ -218,6 +218,20 @@ START_TEST(a_loop_is_decoded_again_at_the_next_temperature) {
 }
 END_TEST
 
+START_TEST(a_loop_can_be_cut_at_its_sixth_copy) {
+  Decoder decoder(base());
+  set_features(decoder, kJfkLoop);
+  DecodeOptions o = options_of(kJfkLoop);
+  o.max_new_tokens = 224;
+  const DecodeResult whole = decoder.decode(o);
+  o.stop_at_loop = true;
+  const DecodeResult cut = decoder.decode(o);
+  ck_assert_uint_lt(cut.tokens.size(), whole.tokens.size());
+  ck_assert(std::equal(cut.tokens.begin(), cut.tokens.end(), whole.tokens.begin()));
+  ck_assert(!cut.ended);
+}
+END_TEST
+
 START_TEST(good_text_is_not_decoded_again) {
   Decoder decoder(base());
   set_features(decoder, kLibri);
@@ -375,6 +389,7 @@ int main() {
   tcase_add_test(text, sampling_allocates_nothing);
   tcase_add_test(text, sampling_at_a_temperature_repeats_itself_exactly);
   tcase_add_test(text, a_loop_is_decoded_again_at_the_next_temperature);
+  tcase_add_test(text, a_loop_can_be_cut_at_its_sixth_copy);
   tcase_add_test(text, good_text_is_not_decoded_again);
   tcase_add_test(text, the_compression_ratio_is_bytes_by_zlib_bytes);
   tcase_add_test(text, an_interrupted_decode_throws_at_once);
