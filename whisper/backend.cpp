@@ -39,7 +39,7 @@ BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, 
   BackendChoice choice;
   if (backend != Backend::kCpu) {
     try {
-      choice.encoder = load_npu_factory()(model, precision, threads);
+      choice.encoder = load_npu_factory()(model, precision, threads, backend == Backend::kAuto);
       return choice;
     } catch (const Error& e) {
       if (backend == Backend::kNpu) throw;

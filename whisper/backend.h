@@ -22,10 +22,11 @@ struct BackendChoice {
 };
 
 // What the module exports, as extern "C" under kNpuFactoryName. Throws Error: kNotFound where there is no NPU that it can
-// use. The name's number changes with this signature and with Encoder, Model or Precision, so that a module of another
-// version is not called.
-using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, Precision precision, int threads);
-constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_1";
+// use. cpu_may_finish: whether the CPU takes over when the NPU fails later; else wait() throws. The name's number changes
+// with this signature and with Encoder, Model or Precision, so that a module of another version is not called.
+using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, Precision precision, int threads,
+                                            bool cpu_may_finish);
+constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_2";
 
 // Throws Error; with kNpu and no usable NPU it says what is missing and what to do. Only kAuto may choose the CPU.
 BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads);

@@ -20,6 +20,7 @@ struct EncoderInfo {
   std::string device;     // processor or NPU name, for people
   std::string firmware;   // empty where there is none
   std::string precision;  // "f32", "bf16" or "int8"
+  std::string fault{};    // why "cpu" does at present what the device was to do; empty otherwise
 };
 
 class Encoder {

@@ -150,7 +150,8 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
     if (w_->int8_layers.empty()) {
       f32_layer(i, positions, workers, show);
     } else {
-      int8_layer(i, positions, workers);
+      int8_attention(i, positions, workers);
+      int8_mlp(i, positions, workers);
     }
     show(Activation::kLayer, i, x_);
   }
@@ -179,21 +180,27 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
   product("fc2", l.fc2, hidden_, &x_, Epilogue::kAdd);
 }
 
-void EncoderSchedule::int8_layer(int layer, int positions, const Workers& workers) {
+void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions,
+                                   const Workers& workers) {
+  ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
+  int8_linear(w, from, positions, to, w.out(), workers);
+}
+
+void EncoderSchedule::int8_attention(int layer, int positions, const Workers& workers) {
   const PackedInt8Layer& l = w_->int8_layers[layer];
-  const auto product = [&](const char* name, const Int8Linear& w, const void* from, void* to) {
-    ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
-    int8_linear(w, from, positions, to, w.out(), workers);
-  };
-  hidden14_.resize(4 * x_.size());
   norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, workers);
-  product("qkv", l.qkv, inputs_.data(), qkv_.data());
+  int8_product("qkv", l.qkv, inputs_.data(), qkv_.data(), positions, workers);
   attend(positions, workers);
   to_int8(normed_, positions, l.inverse_out_input, workers);
-  product("out", l.out, inputs_.data(), x_.data());
+  int8_product("out", l.out, inputs_.data(), x_.data(), positions, workers);
+}
+
+void EncoderSchedule::int8_mlp(int layer, int positions, const Workers& workers) {
+  const PackedInt8Layer& l = w_->int8_layers[layer];
+  hidden14_.resize(4 * x_.size());
   norm_to_int8(l.mlp_norm, positions, l.inverse_fc1_input, workers);
-  product("fc1, GELU", l.fc1, inputs_.data(), hidden14_.data());
-  product("fc2", l.fc2, hidden14_.data(), x_.data());
+  int8_product("fc1, GELU", l.fc1, inputs_.data(), hidden14_.data(), positions, workers);
+  int8_product("fc2", l.fc2, hidden14_.data(), x_.data(), positions, workers);
 }
 
 void EncoderSchedule::attend(int positions, const Workers& workers) {

@@ -67,26 +67,37 @@ class EncoderSchedule {
  public:
   EncoderSchedule(std::shared_ptr<const PackedEncoder> weights, int threads)
       : w_(std::move(weights)), threads_(threads) {}
+  virtual ~EncoderSchedule() = default;
 
   // mel: [n_mels][2 * positions]. features: [positions][d_model]. Returns false, with `features` unspecified, soon after
   // `abandoned` became true: it is looked at before each piece of at most some milliseconds.
   bool run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,
            const Observer& observer = nullptr);
 
+ protected:
+  // The halves of an int8 layer, for an executor that computes their products elsewhere. x_ is the residual stream,
+  // [positions][d_model]; a half changes it with its last product only, so that one that failed can be done again.
+  virtual void int8_attention(int layer, int positions, const Workers& workers);
+  virtual void int8_mlp(int layer, int positions, const Workers& workers);
+  // qkv_ [positions][3 d_model] -> normed_ [positions][d_model]
+  void attend(int positions, const Workers& workers);
+  const PackedEncoder& weights() const { return *w_; }
+
+  std::vector<float> x_, normed_, qkv_;
+
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
   void stem(const float* mel, int positions, const Workers& workers);
   void norm(const PackedNorm& norm, int rows, float* out);
   void f32_layer(int layer, int positions, const Workers& workers, const Show& show);
-  void int8_layer(int layer, int positions, const Workers& workers);
-  void attend(int positions, const Workers& workers);  // qkv_ -> normed_
+  void int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions, const Workers& workers);
   // Rows of x_, normalized, or of `from`, as the int8 inputs of a layer, into inputs_.
   void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Workers& workers);
   void to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers);
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;
-  std::vector<float> frames_, conv_, x_, normed_, qkv_, hidden_;
+  std::vector<float> frames_, conv_, hidden_;
   AttentionScratch attention_;
   std::vector<uint8_t> inputs_;    // int8: of the next linear layer
   std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2

@@ -21,7 +21,7 @@ class FakeNpuEncoder : public Encoder {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) std::unique_ptr<Encoder> FACTORY_NAME(std::shared_ptr<const Model> model,
-                                                                                         Precision, int) {
+                                                                                         Precision, int, bool) {
   const char* npu = std::getenv("FAKE_NPU");
   if (!model || (npu && std::strcmp(npu, "absent") == 0)) throw Error(ErrorCode::kNotFound, "no NPU on this machine");
   return std::make_unique<FakeNpuEncoder>();
