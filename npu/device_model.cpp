@@ -1,0 +1,82 @@
+#include "npu/device_model.h"
+
+#include <algorithm>
+
+#include "whisper/error.h"
+#include "whisper/quantize.h"
+
+namespace whisperxdna2::npu {
+namespace {
+
+Int8Layer view(const QuantizedLinear& l) {
+  return {l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit};
+}
+
+}  // namespace
+
+std::shared_ptr<DeviceModel> DeviceModel::get(const std::shared_ptr<Device>& device,
+                                              const std::shared_ptr<const Model>& model, int threads) {
+  struct Entry {
+    std::weak_ptr<Device> device;
+    std::weak_ptr<const Model> model;
+    std::weak_ptr<DeviceModel> made;
+  };
+  static std::mutex mutex;
+  static std::vector<Entry> entries;
+  std::lock_guard<std::mutex> lock(mutex);
+  entries.erase(std::remove_if(entries.begin(), entries.end(), [](const Entry& e) { return e.made.expired(); }),
+                entries.end());
+  for (const Entry& e : entries) {
+    if (e.device.lock() != device || e.model.lock() != model) continue;
+    if (auto made = e.made.lock()) return made;
+  }
+  auto made = std::make_shared<DeviceModel>(device, quantized_encoder(model, threads));
+  entries.push_back({device, model, made});
+  return made;
+}
+
+DeviceModel::DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder& encoder) : device_(std::move(device)) {
+  d_model_ = encoder.layers.at(0).qkv.in;
+  d_ff_ = encoder.layers[0].fc1.out;
+  const LayerPlan plan = plan_layer(device_->variant(), d_model_, d_ff_, 1, PlanKind::kWhole);
+  layer_size_ = plan.weights_size;
+  weights_ = device_->make_buffer(layer_size_ * encoder.layers.size());
+  uint8_t* to = weights_.data();
+  for (const QuantizedLayer& l : encoder.layers) {
+    const auto pack = [&](const PlannedProduct& p, const QuantizedLinear& linear) {
+      pack_weights(device_->variant(), p.shape, view(linear), to + p.weights_at);
+    };
+    pack(plan.qkv, l.qkv);
+    pack(plan.out, l.out);
+    pack(plan.fc1, l.fc1);
+    pack(plan.fc2, l.fc2);
+    scales_.push_back({l.qkv.scale, l.out.scale, l.fc2.scale});
+    to += layer_size_;
+  }
+  weights_.to_device(layer_size_ * encoder.layers.size());
+}
+
+xrt::bo DeviceModel::layer_weights(int layer) const { return xrt::bo(weights_.bo(), layer_size_, layer_size_ * layer); }
+
+const DeviceModel::Streams& DeviceModel::streams(int positions, PlanKind kind) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  LayerPlan plan = plan_layer(device_->variant(), d_model_, d_ff_, positions, kind);
+  const auto [at, is_new] = streams_.try_emplace({plan.rows, kind});
+  Streams& s = at->second;
+  if (is_new) {
+    const auto make = [&](const PlannedProduct& p) {
+      std::vector<xrt::bo> instructions;
+      for (const Dispatch& d : p.dispatches) instructions.push_back(device_->make_instructions(d.words));
+      return instructions;
+    };
+    try {
+      s = {plan, make(plan.qkv), make(plan.out), make(plan.fc1), make(plan.fc2)};
+    } catch (...) {
+      streams_.erase(at);
+      throw;
+    }
+  }
+  return s;
+}
+
+}  // namespace whisperxdna2::npu

@@ -1,0 +1,392 @@
+#include "npu/npu_encoder.h"
+
+#include <pthread.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "kernels/cpu/profile.h"
+#include "kernels/cpu/thread_pool.h"
+#include "npu/device_model.h"
+#include "npu/rows.h"
+#include "whisper/encoder_schedule.h"
+#include "whisper/error.h"
+#include "whisper/quantize.h"
+
+namespace whisperxdna2::npu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Rows of a piece of host work.
+constexpr int kPieceRows = 32;
+
+// One slot's buffers for one window length, and the commands of all layers bound to them.
+struct Binding {
+  std::shared_ptr<DeviceModel> model;
+  const DeviceModel::Streams* streams = nullptr;
+  Buffer inputs;   // [rows][k] int8
+  Buffer hidden;   // fc1's results in two planes; only the NPU touches it
+  Buffer results;  // [rows][n * planes] of qkv, out, fc2
+  struct Layer {
+    std::vector<Command> qkv, out, fc1, fc2;
+  };
+  std::vector<Layer> layers;
+
+  Binding(std::shared_ptr<DeviceModel> m, int positions, PlanKind kind)
+      : model(std::move(m)), streams(&model->streams(positions, kind)) {
+    const LayerPlan& plan = streams->plan;
+    Device& device = model->device();
+    const auto c_size = [](const PlannedProduct& p) { return static_cast<size_t>(p.shape.m) * p.shape.n * p.shape.planes; };
+    inputs = device.make_buffer(static_cast<size_t>(plan.rows) * plan.qkv.shape.k_bytes);
+    hidden = device.make_buffer(c_size(plan.fc1));
+    results = device.make_buffer(std::max({c_size(plan.qkv), c_size(plan.out), c_size(plan.fc2)}));
+    for (int i = 0; i < model->layers(); ++i) {
+      const xrt::bo weights = model->layer_weights(i);
+      const auto bind = [&](const PlannedProduct& p, const std::vector<xrt::bo>& instructions,
+                            const std::vector<xrt::bo>& buffers) {
+        std::vector<Command> commands;
+        for (size_t d = 0; d < instructions.size(); ++d) {
+          commands.push_back(device.prepare(instructions[d], buffers, p.dispatches[d].predicted_us));
+        }
+        return commands;
+      };
+      Layer& l = layers.emplace_back();
+      l.qkv = bind(plan.qkv, streams->qkv, {inputs.bo(), weights, results.bo()});
+      l.out = bind(plan.out, streams->out, {inputs.bo(), weights, results.bo()});
+      // The fourth buffer is for a stream that goes on with fc2.
+      l.fc1 = bind(plan.fc1, streams->fc1, {inputs.bo(), weights, hidden.bo(), results.bo()});
+      l.fc2 = bind(plan.fc2, streams->fc2, {hidden.bo(), weights, results.bo()});
+    }
+  }
+
+  std::vector<Command> in_flight() const {
+    std::vector<Command> commands;
+    for (const Layer& l : layers) {
+      for (const auto* list : {&l.qkv, &l.out, &l.fc1, &l.fc2}) {
+        std::copy_if(list->begin(), list->end(), std::back_inserter(commands), [](const Command& c) { return c.in_flight; });
+      }
+    }
+    return commands;
+  }
+};
+
+// What the encoder's slots have in common.
+struct Shared {
+  std::shared_ptr<const Model> model;
+  int threads = 1;
+  bool cpu_may_finish = false;
+  PlanKind kind = PlanKind::kWhole;
+  std::mutex mutex;  // of what follows
+  std::string device, firmware;
+  std::string fault;  // why the CPU does the work; empty while the NPU does
+};
+
+// The layer schedule with products on the NPU.
+class NpuSchedule : public EncoderSchedule {
+ public:
+  NpuSchedule(std::shared_ptr<const PackedEncoder> weights, Shared& shared)
+      : EncoderSchedule(std::move(weights), shared.threads), shared_(shared) {}
+  ~NpuSchedule() override { release(); }
+
+  // Gets hold of the device, or does without it if the CPU may take over.
+  void prepare(int positions) {
+    if (binding_ && binding_->model->device().failed()) release();
+    const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
+    if (binding_ && binding_->streams->plan.rows == rows) return;
+    attempt([&] {
+      const std::shared_ptr<Device> device = Device::open();
+      const auto model = binding_ ? binding_->model : DeviceModel::get(device, shared_.model, shared_.threads);
+      binding_ = std::make_shared<Binding>(model, positions, shared_.kind);
+      std::lock_guard<std::mutex> lock(shared_.mutex);
+      shared_.device = device->name();
+      shared_.firmware = device->firmware();
+      shared_.fault.clear();
+    });
+  }
+  // Lets go of the device, with what it may still be working on.
+  void release() {
+    if (!binding_) return;
+    std::vector<Command> commands = binding_->in_flight();
+    if (!commands.empty()) Device::bury(binding_->model->shared_device(), std::move(commands), binding_);
+    binding_.reset();
+  }
+
+ protected:
+  void int8_attention(int layer, int positions, const Workers& workers) override {
+    const bool done = binding_ && attempt([&] {
+      const PackedInt8Layer& l = weights().int8_layers[layer];
+      const LayerPlan& plan = binding_->streams->plan;
+      Binding::Layer& commands = binding_->layers[layer];
+      const DeviceModel::Scales& scales = binding_->model->scales(layer);
+      norm_inputs(l.attention_norm, positions, l.inverse_qkv_input, workers);
+      if (!compute("npu qkv", plan.qkv, commands.qkv, positions, workers)) return;
+      for_rows(positions, workers, "npu scale", [&](int row) {
+        const int width = plan.qkv.out;
+        dequantize_row(result(plan.qkv, row), scales.qkv.data(), width, &qkv_[static_cast<size_t>(row) * width]);
+      });
+      attend(positions, workers);
+      for_rows(positions, workers, "npu quantize", [&](int row) {
+        quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input, input(plan, row));
+      });
+      if (!compute("npu out", plan.out, commands.out, positions, workers)) return;
+      add(plan.out, scales.out, positions, workers);
+    });
+    if (!done) EncoderSchedule::int8_attention(layer, positions, workers);
+  }
+
+  void int8_mlp(int layer, int positions, const Workers& workers) override {
+    const bool done = binding_ && attempt([&] {
+      const PackedInt8Layer& l = weights().int8_layers[layer];
+      const LayerPlan& plan = binding_->streams->plan;
+      Binding::Layer& commands = binding_->layers[layer];
+      norm_inputs(l.mlp_norm, positions, l.inverse_fc1_input, workers);
+      if (*workers.abandoned) return;
+      sync_inputs(positions);
+      execute("npu fc1, GELU", plan.fc1, commands.fc1);
+      execute("npu fc2", plan.fc2, commands.fc2);
+      sync_results(plan.fc2, positions);
+      add(plan.fc2, binding_->model->scales(layer).fc2, positions, workers);
+    });
+    if (!done) EncoderSchedule::int8_mlp(layer, positions, workers);
+  }
+
+ private:
+  // False if `work` failed and the CPU may do it. Until a half's last sum nothing of it is in the residual stream.
+  bool attempt(const std::function<void()>& work) {
+    std::string why;
+    try {
+      work();
+      return true;
+    } catch (const Error& e) {
+      why = e.what();
+    } catch (const std::exception& e) {  // XRT's
+      why = std::string("the NPU failed: ") + e.what();
+    }
+    release();
+    {
+      std::lock_guard<std::mutex> lock(shared_.mutex);
+      if (shared_.fault.empty()) shared_.fault = why;
+    }
+    if (!shared_.cpu_may_finish) throw Error(ErrorCode::kDevice, why);
+    return false;
+  }
+
+  template <class Body>
+  void for_rows(int rows, const Workers& workers, const char* name, const Body& body) {
+    ProfileScope scope(name, 0);
+    ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
+      for (int r = piece * kPieceRows; r < std::min(rows, (piece + 1) * kPieceRows); ++r) body(r);
+    });
+  }
+  int8_t* input(const LayerPlan& plan, int row) const {
+    return reinterpret_cast<int8_t*>(binding_->inputs.data()) + static_cast<size_t>(row) * plan.qkv.shape.k_bytes;
+  }
+  const int8_t* result(const PlannedProduct& p, int row) const {
+    return reinterpret_cast<const int8_t*>(binding_->results.data()) +
+           static_cast<size_t>(row) * p.shape.n * p.shape.planes;
+  }
+
+  void norm_inputs(const PackedNorm& n, int positions, float inverse_scale, const Workers& workers) {
+    const int d = weights().dims.d_model;
+    for_rows(positions, workers, "layer norm", [&](int row) {
+      thread_local std::vector<float> normed;
+      normed.resize(d);
+      f32_kernels().layer_norm(&x_[static_cast<size_t>(row) * d], 1, d, n.gain.data(), n.bias.data(), normed.data());
+      quantize_row(normed.data(), d, inverse_scale, input(binding_->streams->plan, row));
+    });
+  }
+  void add(const PlannedProduct& p, const std::vector<float>& scale, int positions, const Workers& workers) {
+    for_rows(positions, workers, "npu add", [&](int row) {
+      const int8_t* hi = result(p, row);
+      add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out,
+              &x_[static_cast<size_t>(row) * p.out]);
+    });
+  }
+
+  void sync_inputs(int positions) {
+    ProfileScope scope("npu sync", 0);
+    binding_->inputs.to_device(static_cast<size_t>(positions) * binding_->streams->plan.qkv.shape.k_bytes);
+  }
+  void sync_results(const PlannedProduct& p, int positions) {
+    ProfileScope scope("npu sync", 0);
+    binding_->results.from_device(static_cast<size_t>(positions) * p.shape.n * p.shape.planes);
+  }
+  void execute(const char* name, const PlannedProduct& p, std::vector<Command>& commands) {
+    for (size_t d = 0; d < commands.size(); ++d) {
+      ProfileScope scope(name, static_cast<int64_t>(2 * p.dispatches[d].macs));
+      binding_->model->device().execute(commands[d]);
+    }
+  }
+  // Inputs to results. False if nobody wants them any more.
+  bool compute(const char* name, const PlannedProduct& p, std::vector<Command>& commands, int positions,
+               const Workers& workers) {
+    if (*workers.abandoned) return false;
+    sync_inputs(positions);
+    execute(name, p, commands);
+    sync_results(p, positions);
+    return true;
+  }
+
+  Shared& shared_;
+  std::shared_ptr<Binding> binding_;  // null: the CPU computes
+};
+
+class NpuEncoder : public Encoder {
+ public:
+  NpuEncoder(std::shared_ptr<const Model> model, int threads, bool cpu_may_finish, PlanKind kind) {
+    shared_.model = std::move(model);
+    shared_.threads = threads;
+    shared_.kind = kind;
+    const ModelDims& dims = shared_.model->dims;
+    d_model_ = dims.d_model;
+    most_positions_ = dims.n_audio_ctx;
+    const std::shared_ptr<Device> device = Device::open();
+    const auto held = DeviceModel::get(device, shared_.model, threads);
+    const auto weights = packed_int8_encoder(shared_.model, [&] { return quantized_encoder(shared_.model, threads); });
+    for (Slot& s : slots_) {
+      s.schedule = std::make_unique<NpuSchedule>(weights, shared_);
+      s.schedule->prepare(std::min(kUsualPositions, most_positions_));
+    }
+    shared_.cpu_may_finish = cpu_may_finish;
+    for (Slot& s : slots_) s.thread = std::thread([this, &s] { run(s); });
+  }
+
+  ~NpuEncoder() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+      for (Slot& s : slots_) s.abandon = true;
+    }
+    changed_.notify_all();
+    for (Slot& s : slots_) s.thread.join();
+  }
+
+  EncoderInfo describe() const override {
+    std::lock_guard<std::mutex> lock(shared_.mutex);
+    return {shared_.fault.empty() ? "npu" : "cpu", shared_.device, shared_.firmware, "int8", shared_.fault};
+  }
+
+  void submit(int slot, const float* mel, int positions) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Slot& s = slots_.at(slot);
+    if (s.state != SlotState::kFree) throw Error(ErrorCode::kInvalidUse, "this encoder slot is in use");
+    if (positions < 1 || positions > most_positions_) {
+      throw Error(ErrorCode::kInvalidUse, "an encoder window has 1 to " + std::to_string(most_positions_) + " positions");
+    }
+    s.state = SlotState::kQueued;
+    s.mel = mel;
+    s.positions = positions;
+    changed_.notify_all();
+  }
+
+  const float* wait(int slot, Clock::time_point deadline) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    Slot& s = slots_.at(slot);
+    if (s.state == SlotState::kFree) throw Error(ErrorCode::kInvalidUse, "nothing was submitted to this encoder slot");
+    const unsigned seen = interruptions_;
+    const auto interrupted = [&] { return interrupted_ || interruptions_ != seen; };
+    const bool in_time = changed_.wait_until(lock, deadline, [&] { return s.state >= SlotState::kDone || interrupted(); });
+    if (s.state == SlotState::kQueued) s.state = SlotState::kFree;
+    if (s.state == SlotState::kRunning) {
+      s.abandon = true;
+      changed_.wait(lock, [&] { return s.state >= SlotState::kDone; });
+    }
+    const SlotState ended = s.state;
+    s.state = SlotState::kFree;
+    if (interrupted() || (in_time && ended == SlotState::kAbandoned)) throw Error(ErrorCode::kInterrupted, "interrupted");
+    if (!in_time) throw Error(ErrorCode::kDevice, "the NPU did not encode the window in time");
+    if (ended == SlotState::kFailed) throw Error(s.code, s.what);
+    return s.features.data();
+  }
+
+  void interrupt() override { set_interrupted(true); }
+  void resume() override { set_interrupted(false); }
+
+ private:
+  // Bound before the first window comes.
+  static constexpr int kUsualPositions = 512;
+
+  enum class SlotState { kFree, kQueued, kRunning, kDone, kAbandoned, kFailed };
+  struct Slot {
+    SlotState state = SlotState::kFree;
+    const float* mel = nullptr;
+    int positions = 0;
+    std::vector<float> features;
+    ErrorCode code = ErrorCode::kDevice;  // kFailed
+    std::string what;
+    std::atomic<bool> abandon{false};
+    std::unique_ptr<NpuSchedule> schedule;
+    std::thread thread;
+  };
+
+  void set_interrupted(bool value) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      interrupted_ = value;
+      if (value) {
+        ++interruptions_;
+        for (Slot& s : slots_) s.abandon = true;
+      }
+    }
+    changed_.notify_all();
+  }
+
+  // A slot's thread.
+  void run(Slot& s) {
+    pthread_setname_np(pthread_self(), "npu-encoder");
+    prctl(PR_SET_TIMERSLACK, 1000);  // ns: the device's end is looked for at intervals of microseconds
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return stopping_ || (s.state == SlotState::kQueued && !interrupted_); });
+      if (stopping_) return;
+      s.state = SlotState::kRunning;
+      s.abandon = false;
+      lock.unlock();
+      SlotState end = SlotState::kDone;
+      try {
+        s.features.resize(static_cast<size_t>(s.positions) * d_model_);
+        s.schedule->prepare(s.positions);
+        if (!s.schedule->run(s.mel, s.positions, s.features.data(), s.abandon)) end = SlotState::kAbandoned;
+      } catch (const Error& e) {
+        end = SlotState::kFailed;
+        s.code = e.code();
+        s.what = e.what();
+      } catch (const std::bad_alloc&) {
+        end = SlotState::kFailed;
+        s.code = ErrorCode::kNoResource;
+        s.what = "out of memory while encoding a window";
+      }
+      lock.lock();
+      s.state = end;
+      changed_.notify_all();
+    }
+  }
+
+  mutable Shared shared_;
+  int d_model_ = 0, most_positions_ = 0;
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::array<Slot, kSlots> slots_;  // a running slot's mel, features and schedule belong to its thread
+  bool interrupted_ = false, stopping_ = false;
+  unsigned interruptions_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Encoder> make_npu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
+                                          bool cpu_may_finish, PlanKind kind) {
+  if (precision != Precision::kInt8 && precision != Precision::kAuto) {
+    throw Error(ErrorCode::kUnsupported, "the NPU encodes in int8 only: use precision=auto or int8, or backend=cpu");
+  }
+  const int n = threads > 0 ? threads : ThreadPool::available_processors();
+  return std::make_unique<NpuEncoder>(std::move(model), n, cpu_may_finish, kind);
+}
+
+}  // namespace whisperxdna2::npu
