@@ -1,7 +1,6 @@
 // AVX-512 in software, so that the AVX-512 kernels run on any processor. Included by the compiler's -include ahead of a
 // kernel's source: SIMDe's names take the place of the intrinsics, and <immintrin.h>, which SIMDe has read already, is not
-// read again. What SIMDe 0.7 lacks or gets wrong is defined here,
-// after Intel's intrinsics guide.
+// read again. What SIMDe 0.7 lacks or gets wrong is defined here, after Intel's intrinsics guide.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -45,6 +44,12 @@ inline float emulated_reduce_max_ps(simde__m512 a) {
   for (int i = 1; i < 16; ++i) v.f32[0] = v.f32[i] > v.f32[0] ? v.f32[i] : v.f32[0];
   return v.f32[0];
 }
+#undef _mm512_reduce_add_ps  // later versions of SIMDe have some of them
+#undef _mm512_reduce_max_ps
+#undef _mm512_srav_epi32
+#undef _mm512_srai_epi32
+#undef _mm512_cvtepi32_ps
+#undef _mm512_cvtps_epi32
 #define _mm512_reduce_add_ps emulated_reduce_add_ps
 #define _mm512_reduce_max_ps emulated_reduce_max_ps
 #define _mm512_srav_epi32 emulated_srav_epi32

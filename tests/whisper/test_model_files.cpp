@@ -166,7 +166,7 @@ START_TEST(english_only_and_large_v3_vocabularies_are_known) {
     ck_assert_int_eq(special.eot, expected.eot);
     ck_assert(model->tokenizer->language_code(special.language_begin + 99) ==
               expected.last_language);
-    for (const std::string other : {"ggml-" + name + ".bin", "hf-" + name})
+    for (const std::string& other : {"ggml-" + name + ".bin", "hf-" + name})
       ck_assert_msg(load_model(models() / other)->content_key == model->content_key, "%s",
                     other.c_str());
   }
