@@ -80,6 +80,7 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
   constexpr size_t kLongest = 12;
   constexpr size_t kCopies = 3, kCopiesAtAnySpeed = 6;
   constexpr double kSecondsPerWord = 0.12;
+  constexpr double kSureCopies = 0.5;        // mean probability of what is really said again
   constexpr float kCompressionLimit = 2.4f;  // openai/whisper's sign of repetition
 
   const std::vector<Word>& words = recognition.words;
@@ -95,7 +96,10 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
       if (copies < kCopies) continue;
       const size_t count = copies * n;
       const double duration = words[at + count - 1].end - words[at].start;
-      if (copies >= kCopiesAtAnySpeed || duration < kSecondsPerWord * static_cast<double>(count)) {
+      double log_probability = 0;
+      for (size_t i = at; i < at + count; ++i) log_probability += std::log(std::max(words[i].probability, 1e-6f));
+      const bool unsure = log_probability < std::log(kSureCopies) * static_cast<double>(count);
+      if (copies >= kCopiesAtAnySpeed || unsure || duration < kSecondsPerWord * static_cast<double>(count)) {
         *first_copy_end = at + n;
         return true;
       }

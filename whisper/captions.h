@@ -97,7 +97,8 @@ std::unique_ptr<CaptionPolicy> make_live_policy(const LiveOptions& options);
 std::unique_ptr<CaptionPolicy> make_long_window_policy();
 
 // Whether a decode repeats itself: the token cap was reached, or an n-gram of up to 12 words is said three times or more
-// in a row with six copies or faster than 0.12 s a word ("words, words, words" at speaking speed is speech).
+// in a row, with six copies, or faster than 0.12 s a word, or with a mean probability below a half ("words, words, words"
+// at speaking speed and without doubt is speech).
 // first_copy_end: number of words up to the end of the n-gram's first copy; words.size() where only the cap was reached.
 bool is_loop(const Recognition& recognition, size_t* first_copy_end);
 

@@ -153,7 +153,7 @@ void check_every_word_once(const Script& script, const std::vector<Word>& words)
   }
 }
 
-Recognition said(const std::vector<std::string>& texts, double seconds_per_word) {
+Recognition said(const std::vector<std::string>& texts, double seconds_per_word, float probability = 0.9f) {
   Recognition r;
   double t = 0;
   for (const std::string& text : texts) {
@@ -161,6 +161,7 @@ Recognition said(const std::vector<std::string>& texts, double seconds_per_word)
     w.text = text;
     w.start = t;
     w.end = t += seconds_per_word;
+    w.probability = probability;
     r.words.push_back(w);
   }
   return r;
@@ -405,6 +406,13 @@ START_TEST(fast_repetition_is_a_loop_and_the_first_copy_is_known) {
 }
 END_TEST
 
+START_TEST(doubtful_repetition_is_a_loop) {
+  size_t first = 0;
+  ck_assert(is_loop(said({"one's", "brother's", "brother's", "brother's"}, 0.4, 0.4f), &first));
+  ck_assert_uint_eq(first, 2);
+}
+END_TEST
+
 START_TEST(six_copies_are_a_loop_at_any_speed) {
   size_t first = 0;
   ck_assert(is_loop(said({"no", "No,", "no.", "no", "no", "NO"}, 0.5), &first));
@@ -538,6 +546,7 @@ int main() {
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
   tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);
+  tcase_add_test(loops, doubtful_repetition_is_a_loop);
   tcase_add_test(loops, six_copies_are_a_loop_at_any_speed);
   tcase_add_test(loops, a_decode_that_hits_the_cap_is_a_loop);
   suite_add_tcase(suite, loops);
