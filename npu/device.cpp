@@ -139,9 +139,9 @@ std::shared_ptr<Device> Device::open() {
 }
 
 Device::Device() {
-  OverlayFile file = load_overlay();
+  device_ = xrt::device(0);  // first: without an NPU nobody misses an overlay
+  const OverlayFile file = load_overlay();
   variant_ = file.variant;
-  device_ = xrt::device(0);
   device_.register_xclbin(file.xclbin);
   context_ = xrt::hw_context(device_, file.xclbin.get_uuid());
   kernel_ = xrt::kernel(context_, overlay::kKernelName);

@@ -241,6 +241,26 @@ START_TEST(device_is_used_again_when_it_is_back) {
 }
 END_TEST
 
+START_TEST(stream_with_a_fault_in_every_tenth_window_is_the_same_as_without) {
+  const auto model = tiny();
+  const std::vector<float> mel[2] = {speech("jfk", 100), speech("robin", 100)};
+  const std::vector<float> expected[2] = {on_cpu(model, mel[0]), on_cpu(model, mel[1])};
+  const auto encoder = on_npu(model, true);
+  const char* const faults[] = {"error", "abort", "timeout"};
+  for (int slot : {0, 1}) encoder->submit(slot, mel[slot].data(), 100);
+  int on_device = 0;
+  for (int window = 0; window < 100; ++window) {
+    const int slot = window % 2;
+    const float* features = encoder->wait(slot, steady_clock::now() + seconds(60));
+    ck_assert_msg(same({features, features + expected[slot].size()}, expected[slot]), "window %d", window);
+    on_device += encoder->describe().backend == "npu";
+    if (window % 10 == 9) control(std::string("fault=") + faults[window / 10 % 3] + "@5");
+    if (window < 98) encoder->submit(slot, mel[slot].data(), 100);
+  }
+  ck_assert_int_ge(on_device, 10);  // until the first fault; then delays and the CPU's speed decide
+}
+END_TEST
+
 START_TEST(encoder_with_a_hung_command_can_be_destroyed) {
   const auto model = tiny();
   const auto mel = speech("jfk");
@@ -388,6 +408,7 @@ int main(int, char** arguments) {
   tcase_add_loop_test(faults, cpu_finishes_the_window_in_flight_with_the_same_bytes, 0, 5);
   tcase_add_loop_test(faults, without_the_cpu_the_window_fails, 0, 5);
   tcase_add_loop_test(faults, device_is_used_again_when_it_is_back, 0, 5);
+  tcase_add_test(faults, stream_with_a_fault_in_every_tenth_window_is_the_same_as_without);
   tcase_add_test(faults, encoder_with_a_hung_command_can_be_destroyed);
   tcase_add_test(faults, interruption_ends_a_wait_and_the_next_window_is_right);
   TCase* missing = add_case("what may be missing");
