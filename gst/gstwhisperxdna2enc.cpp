@@ -604,12 +604,14 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
     priv->load_state = Private::LOADING;
     priv->cancel_load = cancel;
   }
+  gst_object_ref (self);
   priv->loader = std::thread ([self, options, previous = std::move (previous),
           cancel, before = std::move (priv->loader)] () mutable {
         if (before.joinable ())
           before.join ();
         gst_whisper_xdna2_enc_load (self, options, std::move (previous),
             std::move (cancel));
+        gst_object_unref (self);
       });
 }
 
@@ -2059,9 +2061,11 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
 static void
 gst_whisper_xdna2_enc_dispose (GObject * object)
 {
-  /* Here the object can still be referenced, by what the loader posts. */
+  /* A loader holds a reference: it has ended, or it drops the last one here. */
   std::thread & loader = GST_WHISPER_XDNA2_ENC (object)->priv->loader;
-  if (loader.joinable ())
+  if (loader.get_id () == std::this_thread::get_id ())
+    loader.detach ();
+  else if (loader.joinable ())
     loader.join ();
   G_OBJECT_CLASS (parent_class)->dispose (object);
 }

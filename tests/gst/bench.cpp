@@ -48,10 +48,15 @@ Bench::~Bench() {
   // Before the pad behind it goes: an EOS that is refused there is pushed twice, which the checker does not like.
   gst_element_set_state(element(), GST_STATE_NULL);
   gst_element_set_bus(element(), nullptr);
+  GWeakRef alive;
+  g_weak_ref_init(&alive, element());
   gst_harness_teardown(harness_);
   gst_consistency_checker_free(checker_);
   gst_object_unref(srcpad_);
-  gst_object_unref(bus_);
+  gst_object_unref(bus_);  // with the messages in it, which refer to the element
+  // A canceled load may keep the element a little longer.
+  for (gpointer object; (object = g_weak_ref_get(&alive)); g_usleep(1000)) gst_object_unref(object);
+  g_weak_ref_clear(&alive);
   gst_static_caps_cleanup(&sink_template_.static_caps);
 }
 
