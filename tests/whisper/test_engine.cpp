@@ -109,7 +109,7 @@ START_TEST(features_do_not_depend_on_how_samples_are_pushed) {
 END_TEST
 
 START_TEST(both_slots_are_used_at_once) {
-  Rig rig(Output::kFeatures, {milliseconds(50)});
+  Rig rig(Output::kFeatures, {milliseconds(200)});
   std::thread producer([&] {
     const std::vector<float> x = tone(5 * kWindow);
     rig.engine->push(x.data(), static_cast<int64_t>(x.size()));
