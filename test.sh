@@ -76,7 +76,7 @@ place() {
   done
   rm -f "$log"
   if [ "$all" ] || [ ${#tests[@]} -gt 0 ]; then
-    "${enter[@]}" meson test -C "$build" --no-rebuild --print-errorlogs "${options[@]}" "${tests[@]}" || true
+    "${enter[@]}" meson test -C "$build" --print-errorlogs "${options[@]}" "${tests[@]}" || true
   fi  # what failed is counted below
   if [ -s "$log" ]; then
     logs+=("$label=$log")
