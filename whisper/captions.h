@@ -41,7 +41,6 @@ class Signal {
 // What the decoder made of one window.
 struct Recognition {
   std::vector<Word> words;  // without the forced prefix; times in seconds since the window's first sample
-  int tokens = 0;           // sampled
   bool ended = true;        // by itself, not by the token cap
   float compression_ratio = 0;
   // With timestamp tokens only: seconds after the window's start at which Whisper's own rule continues.
@@ -59,7 +58,8 @@ class CaptionPolicy {
   virtual ~CaptionPolicy() = default;
 
   // The next window to decode, if the audio [0, available) and what has been decoded so far determine it. `ended`: no
-  // more audio will come. A window is planned as soon as its audio is there, so that encoding runs ahead of decoding.
+  // more audio will come. A window is planned as soon as its audio is there, so that encoding runs ahead of decoding;
+  // but never more than one silent window ahead of the one that is to be decided, so that callers need no bound.
   virtual std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) = 0;
 
   struct Decision {

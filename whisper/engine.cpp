@@ -29,8 +29,7 @@ constexpr int64_t kPushChunk = kSampleRate;
 constexpr auto kEncoderPatience = std::chrono::seconds(60);
 // Largest sample value taken at face value; a square sum over a frame of larger ones could overflow.
 constexpr float kLoudest = 1e3f;
-// Windows planned ahead; silent ones need no slot, so that slots alone do not bound them.
-constexpr size_t kMostQueued = 4;
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -190,9 +189,7 @@ struct Engine::State {
 
   // Plans and submits windows for which there is audio and a free slot.
   void submit_ready() {
-    while (queue.size() < kMostQueued) {
-      const std::optional<int> slot = free_slot();
-      if (!slot) return;
+    while (const std::optional<int> slot = free_slot()) {
       const std::optional<AudioWindow> w = policy->plan(mel.samples(), draining, signal);
       if (!w) return;
       Queued q;
@@ -322,7 +319,6 @@ struct Engine::State {
     Recognition r;
     r.resume = static_cast<double>(window.count) / kSampleRate;
     if (long_windows) keep_closed_segments(&d, &r.resume);
-    r.tokens = static_cast<int>(d.tokens.size());
     r.ended = d.ended;
     r.compression_ratio = d.compression_ratio;
     if (d.no_speech_prob > kNoSpeech && d.mean_log_prob < kUnsure) return r;

@@ -69,7 +69,6 @@ struct ScriptedRecognizer {
       if (w.end > to) heard.text += "~";
       r.words.push_back(heard);
     }
-    r.tokens = static_cast<int>(r.words.size());
     if (positions == 512 && chance(random) < loop_chance) r.ended = false;
     return r;
   }
