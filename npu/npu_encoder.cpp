@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -18,11 +16,10 @@
 #include "whisper/encoder_schedule.h"
 #include "whisper/error.h"
 #include "whisper/quantize.h"
+#include "whisper/slotted_encoder.h"
 
 namespace whisperxdna2::npu {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Rows of a piece of host work.
 constexpr int kPieceRows = 32;
@@ -238,34 +235,27 @@ class NpuSchedule : public EncoderSchedule {
   std::shared_ptr<Binding> binding_;  // null: the CPU computes
 };
 
-class NpuEncoder : public Encoder {
+class NpuEncoder : public SlottedEncoder {
  public:
-  NpuEncoder(std::shared_ptr<const Model> model, int threads, bool cpu_may_finish, PlanKind kind) {
-    shared_.model = std::move(model);
+  NpuEncoder(const std::shared_ptr<const Model>& model, int threads, bool cpu_may_finish, PlanKind kind)
+      : SlottedEncoder(model->dims.d_model, model->dims.n_audio_ctx, "the NPU") {
+    shared_.model = model;
     shared_.threads = threads;
     shared_.kind = kind;
-    const ModelDims& dims = shared_.model->dims;
-    d_model_ = dims.d_model;
-    most_positions_ = dims.n_audio_ctx;
     const std::shared_ptr<Device> device = Device::open();
-    const auto held = DeviceModel::get(device, shared_.model, threads);
-    const auto weights = packed_int8_encoder(shared_.model, [&] { return quantized_encoder(shared_.model, threads); });
-    for (Slot& s : slots_) {
-      s.schedule = std::make_unique<NpuSchedule>(weights, shared_);
-      s.schedule->prepare(std::min(kUsualPositions, most_positions_));
+    const auto held = DeviceModel::get(device, model, threads);
+    const auto weights = packed_int8_encoder(model, [&] { return quantized_encoder(model, threads); });
+    for (auto& schedule : schedules_) {
+      schedule = std::make_unique<NpuSchedule>(weights, shared_);
+      schedule->prepare(std::min(kUsualPositions, model->dims.n_audio_ctx));
     }
     shared_.cpu_may_finish = cpu_may_finish;
-    for (Slot& s : slots_) s.thread = std::thread([this, &s] { run(s); });
+    for (int slot = 0; slot < kSlots; ++slot) threads_[slot] = std::thread([this, slot] { run(slot); });
   }
 
   ~NpuEncoder() override {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-      for (Slot& s : slots_) s.abandon = true;
-    }
-    changed_.notify_all();
-    for (Slot& s : slots_) s.thread.join();
+    stop();
+    for (std::thread& t : threads_) t.join();
   }
 
   EncoderInfo describe() const override {
@@ -273,109 +263,24 @@ class NpuEncoder : public Encoder {
     return {shared_.fault.empty() ? "npu" : "cpu", shared_.device, shared_.firmware, "int8", shared_.fault};
   }
 
-  void submit(int slot, const float* mel, int positions) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    Slot& s = slots_.at(slot);
-    if (s.state != SlotState::kFree) throw Error(ErrorCode::kInvalidUse, "this encoder slot is in use");
-    if (positions < 1 || positions > most_positions_) {
-      throw Error(ErrorCode::kInvalidUse, "an encoder window has 1 to " + std::to_string(most_positions_) + " positions");
-    }
-    s.state = SlotState::kQueued;
-    s.mel = mel;
-    s.positions = positions;
-    changed_.notify_all();
-  }
-
-  const float* wait(int slot, Clock::time_point deadline) override {
-    std::unique_lock<std::mutex> lock(mutex_);
-    Slot& s = slots_.at(slot);
-    if (s.state == SlotState::kFree) throw Error(ErrorCode::kInvalidUse, "nothing was submitted to this encoder slot");
-    const unsigned seen = interruptions_;
-    const auto interrupted = [&] { return interrupted_ || interruptions_ != seen; };
-    const bool in_time = changed_.wait_until(lock, deadline, [&] { return s.state >= SlotState::kDone || interrupted(); });
-    if (s.state == SlotState::kQueued) s.state = SlotState::kFree;
-    if (s.state == SlotState::kRunning) {
-      s.abandon = true;
-      changed_.wait(lock, [&] { return s.state >= SlotState::kDone; });
-    }
-    const SlotState ended = s.state;
-    s.state = SlotState::kFree;
-    if (interrupted() || (in_time && ended == SlotState::kAbandoned)) throw Error(ErrorCode::kInterrupted, "interrupted");
-    if (!in_time) throw Error(ErrorCode::kDevice, "the NPU did not encode the window in time");
-    if (ended == SlotState::kFailed) throw Error(s.code, s.what);
-    return s.features.data();
-  }
-
-  void interrupt() override { set_interrupted(true); }
-  void resume() override { set_interrupted(false); }
-
  private:
   // Bound before the first window comes.
   static constexpr int kUsualPositions = 512;
 
-  enum class SlotState { kFree, kQueued, kRunning, kDone, kAbandoned, kFailed };
-  struct Slot {
-    SlotState state = SlotState::kFree;
-    const float* mel = nullptr;
-    int positions = 0;
-    std::vector<float> features;
-    ErrorCode code = ErrorCode::kDevice;  // kFailed
-    std::string what;
-    std::atomic<bool> abandon{false};
-    std::unique_ptr<NpuSchedule> schedule;
-    std::thread thread;
-  };
-
-  void set_interrupted(bool value) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      interrupted_ = value;
-      if (value) {
-        ++interruptions_;
-        for (Slot& s : slots_) s.abandon = true;
-      }
-    }
-    changed_.notify_all();
-  }
-
   // A slot's thread.
-  void run(Slot& s) {
+  void run(int slot) {
     pthread_setname_np(pthread_self(), "npu-encoder");
     prctl(PR_SET_TIMERSLACK, 1000);  // ns: the device's end is looked for at intervals of microseconds
-    std::unique_lock<std::mutex> lock(mutex_);
-    while (true) {
-      changed_.wait(lock, [&] { return stopping_ || (s.state == SlotState::kQueued && !interrupted_); });
-      if (stopping_) return;
-      s.state = SlotState::kRunning;
-      s.abandon = false;
-      lock.unlock();
-      SlotState end = SlotState::kDone;
-      try {
-        s.features.resize(static_cast<size_t>(s.positions) * d_model_);
-        s.schedule->prepare(s.positions);
-        if (!s.schedule->run(s.mel, s.positions, s.features.data(), s.abandon)) end = SlotState::kAbandoned;
-      } catch (const Error& e) {
-        end = SlotState::kFailed;
-        s.code = e.code();
-        s.what = e.what();
-      } catch (const std::bad_alloc&) {
-        end = SlotState::kFailed;
-        s.code = ErrorCode::kNoResource;
-        s.what = "out of memory while encoding a window";
-      }
-      lock.lock();
-      s.state = end;
-      changed_.notify_all();
-    }
+    NpuSchedule& schedule = *schedules_[slot];
+    serve(slot, [&](const Window& w) {
+      schedule.prepare(w.positions);
+      return schedule.run(w.mel, w.positions, w.features, w.abandoned);
+    });
   }
 
   mutable Shared shared_;
-  int d_model_ = 0, most_positions_ = 0;
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable changed_;
-  std::array<Slot, kSlots> slots_;  // a running slot's mel, features and schedule belong to its thread
-  bool interrupted_ = false, stopping_ = false;
-  unsigned interruptions_ = 0;
+  std::array<std::unique_ptr<NpuSchedule>, kSlots> schedules_;  // each for its slot's thread, once there is one
+  std::array<std::thread, kSlots> threads_;                     // last: they use everything above
 };
 
 }  // namespace
@@ -386,7 +291,7 @@ std::unique_ptr<Encoder> make_npu_encoder(std::shared_ptr<const Model> model, Pr
     throw Error(ErrorCode::kUnsupported, "the NPU encodes in int8 only: use precision=auto or int8, or backend=cpu");
   }
   const int n = threads > 0 ? threads : ThreadPool::available_processors();
-  return std::make_unique<NpuEncoder>(std::move(model), n, cpu_may_finish, kind);
+  return std::make_unique<NpuEncoder>(model, n, cpu_may_finish, kind);
 }
 
 }  // namespace whisperxdna2::npu
