@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "dsp/real_fft.h"
+#include "voice_weights.h"  // VOICE_WEIGHTS, the path of the file; made by the build
 
 namespace whisperxdna2 {
 namespace {
@@ -41,7 +42,6 @@ struct Weights {
   float out[kHidden];
   float out_bias;
 };
-// The build gives VOICE_WEIGHTS, the path of the file, and VOICE_WEIGHTS_SIZE.
 static_assert(sizeof(Weights) == VOICE_WEIGHTS_SIZE, "the file is not of this network");
 asm(R"(
   .pushsection .rodata

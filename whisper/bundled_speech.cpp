@@ -3,7 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// SPEECH_FILE: kBundledClips runs of s16 little-endian samples, set by the build.
+#include "speech_file.h"  // SPEECH_FILE: kBundledClips runs of s16 little-endian samples; made by the build
+
 asm(".section .rodata\n"
     ".balign 16\n"
     ".hidden whisperxdna2_bundled_speech\n"

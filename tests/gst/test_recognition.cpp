@@ -228,10 +228,12 @@ static std::string copy_of_model(size_t bytes) {
   return to;
 }
 
+static const std::string advice =
+    "`whisperxdna2-fetch-model base` (in the source tree: `tools/fetch-model base`) fetches a model; model-path names another one";
+
 GST_START_TEST(test_missing_model) {
   Run run(with_model("/nowhere/model"));
-  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model at /nowhere/model: No such file or directory. `tools/fetch-model base` fetches a "
-                   "model; model-path names another one");
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model at /nowhere/model: No such file or directory. " + advice);
 }
 GST_END_TEST;
 
@@ -246,14 +248,14 @@ GST_START_TEST(test_model_that_is_text) {
   write_file(file("model.txt"), "This is no model.\n");
   Run run(with_model(file("model.txt")));
   run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ, file("model.txt") + " is no Whisper model: neither a ggml file nor a directory in the CTranslate2 or "
-                   "Hugging Face format. `tools/fetch-model base` fetches a model; model-path names another one");
+                   "Hugging Face format. " + advice);
 }
 GST_END_TEST;
 
 GST_START_TEST(test_empty_model_directory) {
   Run run(with_model(directory));
   run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model in " + directory + ": neither model.bin (CTranslate2) nor model.safetensors "
-                   "(Hugging Face). `tools/fetch-model base` fetches a model; model-path names another one");
+                   "(Hugging Face). " + advice);
 }
 GST_END_TEST;
 

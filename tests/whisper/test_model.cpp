@@ -161,7 +161,8 @@ START_TEST(a_missing_model_is_an_error_that_says_how_to_get_one) {
     ck_assert_int_eq(static_cast<int>(error.code()), static_cast<int>(ErrorCode::kNotFound));
     const std::string message = error.what();
     ck_assert_msg(message.find("/nonexistent/model") != std::string::npos, "%s", error.what());
-    ck_assert_msg(message.find("tools/fetch-model base") != std::string::npos, "%s", error.what());
+    for (const char* tool : {"`whisperxdna2-fetch-model base`", "`tools/fetch-model base`"})
+      ck_assert_msg(message.find(tool) != std::string::npos, "%s", error.what());
   }
 }
 END_TEST
