@@ -31,7 +31,8 @@
  *
  * What is being said but not yet final is posted as element messages named
  * `whisperxdna2enc/partial`; every final caption or word as
- * `whisperxdna2enc/segment`, every change of language as
+ * `whisperxdna2enc/segment`, with an array `words` of structures that have text,
+ * confidence and times of their own; every change of language as
  * `whisperxdna2enc/language`.
  *
  * Nothing is dropped when processing cannot keep up: the element blocks its

@@ -209,9 +209,9 @@ gst_whisper_xdna2_enc_announce_language (GstWhisperXdna2Enc * self,
               G_TYPE_STRING, language.c_str (), nullptr)));
 }
 
-/* Takes `fields` and adds the times, as the level element has them. */
+/* Adds the times, as the level element has them. */
 static void
-gst_whisper_xdna2_enc_post_text (GstWhisperXdna2Enc * self,
+gst_whisper_xdna2_enc_add_times (GstWhisperXdna2Enc * self,
     GstStructure * fields, GstClockTime pts, GstClockTime end)
 {
   const GstSegment *segment = &self->priv->out_segment;
@@ -221,6 +221,14 @@ gst_whisper_xdna2_enc_post_text (GstWhisperXdna2Enc * self,
       "running-time", G_TYPE_UINT64,
       gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts),
       "duration", G_TYPE_UINT64, end - pts, nullptr);
+}
+
+/* Takes `fields`. */
+static void
+gst_whisper_xdna2_enc_post_text (GstWhisperXdna2Enc * self,
+    GstStructure * fields, GstClockTime pts, GstClockTime end)
+{
+  gst_whisper_xdna2_enc_add_times (self, fields, pts, end);
   gst_element_post_message (GST_ELEMENT (self),
       gst_message_new_element (GST_OBJECT (self), fields));
 }
@@ -275,6 +283,33 @@ gst_whisper_xdna2_enc_text_span (GstWhisperXdna2Enc * self, double start,
   return { from, std::max (to, from + samples_to_time (MIN_TEXT_SAMPLES)) };
 }
 
+/* Adds the words of a text that spans [pts, end): an array of structures. */
+static void
+gst_whisper_xdna2_enc_add_words (GstWhisperXdna2Enc * self,
+    GstStructure * fields, const std::vector<Word> & words, GstClockTime pts,
+    GstClockTime end)
+{
+  GValue array = G_VALUE_INIT;
+  g_value_init (&array, GST_TYPE_ARRAY);
+  for (const Word & word : words) {
+    auto time_of = [&] (double seconds) {
+      return std::clamp (gst_whisper_xdna2_enc_time_of (self,
+              seconds_to_samples (seconds)), pts, end);
+    };
+    GstStructure *structure = gst_structure_new ("word",
+        "text", G_TYPE_STRING, word.text.c_str (),
+        "confidence", G_TYPE_DOUBLE, (gdouble) word.probability,
+        "space-before", G_TYPE_BOOLEAN, (gboolean) word.space_before, nullptr);
+    gst_whisper_xdna2_enc_add_times (self, structure, time_of (word.start),
+        time_of (word.end));
+    GValue value = G_VALUE_INIT;
+    g_value_init (&value, GST_TYPE_STRUCTURE);
+    g_value_take_boxed (&value, structure);
+    gst_value_array_append_and_take_value (&array, &value);
+  }
+  gst_structure_take_value (fields, "words", &array);
+}
+
 static GstFlowReturn
 gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
     const Segment & segment)
@@ -285,12 +320,13 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
 
   auto [pts, end] = gst_whisper_xdna2_enc_text_span (self, segment.start,
       segment.end);
-  gst_whisper_xdna2_enc_post_text (self,
-      gst_structure_new ("whisperxdna2enc/segment",
-          "text", G_TYPE_STRING, segment.text.c_str (),
-          "language-code", G_TYPE_STRING, segment.language.c_str (),
-          "confidence", G_TYPE_DOUBLE, (gdouble) segment.confidence,
-          "window", G_TYPE_INT64, (gint64) segment.window, nullptr), pts, end);
+  GstStructure *fields = gst_structure_new ("whisperxdna2enc/segment",
+      "text", G_TYPE_STRING, segment.text.c_str (),
+      "language-code", G_TYPE_STRING, segment.language.c_str (),
+      "confidence", G_TYPE_DOUBLE, (gdouble) segment.confidence,
+      "window", G_TYPE_INT64, (gint64) segment.window, nullptr);
+  gst_whisper_xdna2_enc_add_words (self, fields, segment.words, pts, end);
+  gst_whisper_xdna2_enc_post_text (self, fields, pts, end);
 
   GstBuffer *buffer = gst_buffer_new_memdup (segment.text.data (),
       segment.text.size ());

@@ -570,6 +570,40 @@ GST_START_TEST(test_segment_message) {
 }
 GST_END_TEST;
 
+GST_START_TEST(test_segment_message_has_the_words) {
+  Bench bench(kShort);
+  bench.start();
+  bench.segment(Bench::time_segment());
+  bench.set_time(2 * GST_SECOND);
+  bench.say("w1:0.5 w2:0.25 0.5");
+  bench.eos();
+  GstMessage* message = bench.message(GST_MESSAGE_ELEMENT, "whisperxdna2enc/segment");
+  fail_unless(message != nullptr);
+  const GValue* array = gst_structure_get_value(gst_message_get_structure(message), "words");
+  ck_assert_uint_eq(gst_value_array_get_size(array), 2);
+  guint64 end = 2 * GST_SECOND;
+  for (guint i = 0; i < 2; ++i) {
+    const GstStructure* word = gst_value_get_structure(gst_value_array_get_value(array, i));
+    guint64 timestamp, stream_time, running_time, duration;
+    gdouble confidence;
+    gboolean space;
+    ck_assert(gst_structure_get(word, "timestamp", G_TYPE_UINT64, &timestamp, "stream-time", G_TYPE_UINT64,
+                                &stream_time, "running-time", G_TYPE_UINT64, &running_time, "duration", G_TYPE_UINT64,
+                                &duration, "confidence", G_TYPE_DOUBLE, &confidence, "space-before", G_TYPE_BOOLEAN,
+                                &space, nullptr));
+    assert_string(gst_structure_get_string(word, "text"), i == 0 ? "w1" : "w2");
+    ck_assert_uint_eq(timestamp, end);
+    ck_assert_uint_eq(stream_time, end);
+    ck_assert_uint_eq(running_time, end);
+    ck_assert_uint_eq(duration, GST_SECOND / (i == 0 ? 2 : 4));
+    ck_assert(confidence == 0.5);
+    ck_assert(space);
+    end = timestamp + duration;
+  }
+  gst_message_unref(message);
+}
+GST_END_TEST;
+
 // --- Features ---------------------------------------------------------------------------------------------------------
 
 GST_START_TEST(test_features_for_nnstreamer) {
@@ -742,6 +776,7 @@ static Suite* output_suite(void) {
   tcase_add_test(tc, test_tags_of_the_audio_lose_its_codec_and_keep_the_language);
   tcase_add_test(tc, test_tags_wait_for_the_segment);
   tcase_add_test(tc, test_segment_message);
+  tcase_add_test(tc, test_segment_message_has_the_words);
   tcase_add_test(tc, test_features_for_nnstreamer);
   tcase_add_test(tc, test_features_framerate_of_the_full_window);
   tcase_add_test(tc, test_features_with_two_dimensions);
