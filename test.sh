@@ -26,6 +26,7 @@ done
 [ ${#places[@]} -gt 0 ] || places=(host debian13)
 
 groups=(build run model test)
+[[ " ${places[*]} " != *" host "* ]] || groups+=(examples pipelines)
 for where in debian13 fuzz; do
   [[ " ${places[*]} " != *" $where "* ]] || groups+=("$where")
 done
