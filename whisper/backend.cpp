@@ -35,7 +35,8 @@ NpuFactory* load_npu_factory() {
 
 }  // namespace
 
-BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads) {
+BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads,
+                           const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   BackendChoice choice;
   if (backend != Backend::kCpu) {
     try {
@@ -46,7 +47,7 @@ BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, 
       choice.fallback_reason = e.what();
     }
   }
-  choice.encoder = make_cpu_encoder(std::move(model), precision, threads);
+  choice.encoder = make_cpu_encoder(std::move(model), precision, threads, progress, cancel);
   return choice;
 }
 

@@ -29,6 +29,8 @@ using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, 
 constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_2";
 
 // Throws Error; with kNpu and no usable NPU it says what is missing and what to do. Only kAuto may choose the CPU.
-BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads);
+// progress, cancel: as make_cpu_encoder().
+BackendChoice make_encoder(std::shared_ptr<const Model> model, Backend backend, Precision precision, int threads,
+                           const std::function<void(double)>& progress = {}, const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace whisperxdna2

@@ -42,14 +42,16 @@ class CpuEncoder : public SlottedEncoder {
 
 }  // namespace
 
-std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads) {
+std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
+                                          const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   const int n = threads > 0 ? threads : ThreadPool::available_processors();
   if (precision == Precision::kBF16) {
     throw Error(ErrorCode::kUnsupported, "the CPU does not encode in bf16; use precision=auto, int8 or f32");
   }
   if (precision == Precision::kF32) return std::make_unique<CpuEncoder>(packed_encoder(model), n);
   try {
-    return std::make_unique<CpuEncoder>(packed_int8_encoder(model, [&] { return quantized_encoder(model, n); }), n);
+    const auto make = [&] { return quantized_encoder(model, n, progress, cancel); };
+    return std::make_unique<CpuEncoder>(packed_int8_encoder(model, make, cancel), n);
   } catch (const Error& e) {
     if (precision != Precision::kAuto || e.code() != ErrorCode::kUnsupported) throw;
     return std::make_unique<CpuEncoder>(packed_encoder(model), n);  // describe() says so

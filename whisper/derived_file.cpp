@@ -29,15 +29,18 @@ uint32_t checksum(const std::string& payload) {
       crc32_z(crc32_z(0, nullptr, 0), reinterpret_cast<const Bytef*>(payload.data()), payload.size()));
 }
 
-std::filesystem::path path_of(const std::string& key, const std::string& kind, int version) {
-  return std::filesystem::path(cache_directory()) / "derived" / (key + "-" + kind + "-v" + std::to_string(version));
-}
-
 }  // namespace
 
+std::string derived_path(const std::string& content_key, const std::string& kind, int version) {
+  return cache_directory() + "/derived/" + content_key + "-" + kind + "-v" + std::to_string(version);
+}
+
 std::optional<std::string> read_derived(const std::string& content_key, const std::string& kind, int version) {
+  return read_derived_at(derived_path(content_key, kind, version));
+}
+
+std::optional<std::string> read_derived_at(const std::string& path) {
   try {
-    const std::filesystem::path path = path_of(content_key, kind, version);
     std::error_code ec;
     const uintmax_t file_size = std::filesystem::file_size(path, ec);
     if (ec || file_size < sizeof(Header) || file_size > kLargest) return std::nullopt;
@@ -57,8 +60,12 @@ std::optional<std::string> read_derived(const std::string& content_key, const st
 
 std::string write_derived(const std::string& content_key, const std::string& kind, int version,
                           const std::string& payload) {
+  return write_derived_at(derived_path(content_key, kind, version), payload);
+}
+
+std::string write_derived_at(const std::string& name, const std::string& payload) {
   std::error_code ec;
-  const std::filesystem::path path = path_of(content_key, kind, version);
+  const std::filesystem::path path = name;
   std::filesystem::create_directories(path.parent_path(), ec);
   if (ec) return "cannot create " + path.parent_path().string() + ": " + ec.message();
 

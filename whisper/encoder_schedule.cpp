@@ -1,10 +1,12 @@
 #include "whisper/encoder_schedule.h"
 
 #include <algorithm>
+#include <chrono>
 #include <mutex>
 
 #include "kernels/cpu/profile.h"
 #include "whisper/encoder.h"
+#include "whisper/error.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -95,8 +97,12 @@ std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const QuantizedEn
 class PackedEncoders {
  public:
   std::shared_ptr<const PackedEncoder> get(const std::shared_ptr<const Model>& model,
-                                           const std::function<std::shared_ptr<const PackedEncoder>()>& make) {
-    std::lock_guard<std::mutex> lock(mutex_);
+                                           const std::function<std::shared_ptr<const PackedEncoder>()>& make,
+                                           const std::atomic<bool>* cancel = nullptr) {
+    std::unique_lock<std::timed_mutex> lock(mutex_, std::defer_lock);
+    while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
+      if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the encoder was stopped");
+    }
     entries_.erase(std::remove_if(entries_.begin(), entries_.end(), [](const Entry& e) { return e.packed.expired(); }),
                    entries_.end());
     for (const Entry& e : entries_) {
@@ -113,7 +119,7 @@ class PackedEncoders {
     std::weak_ptr<const Model> model;
     std::weak_ptr<const PackedEncoder> packed;
   };
-  std::mutex mutex_;
+  std::timed_mutex mutex_;  // held while packing, so that a second thread waits for the first one
   std::vector<Entry> entries_;
 };
 
@@ -128,9 +134,10 @@ std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const 
 }
 
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
-                                                         const std::function<QuantizedEncoder()>& make) {
+                                                         const std::function<QuantizedEncoder()>& make,
+                                                         const std::atomic<bool>* cancel) {
   static PackedEncoders encoders;
-  return encoders.get(model, [&] { return pack_int8(*model, make()); });
+  return encoders.get(model, [&] { return pack_int8(*model, make()); }, cancel);
 }
 
 bool EncoderSchedule::run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,

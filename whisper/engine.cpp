@@ -421,7 +421,9 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
         [&](double fraction) { report("preparing the model for short windows", 0.2 + 0.6 * fraction); }, cancel, &notice);
   }
   report("preparing the encoder", 0.8);
-  BackendChoice choice = make_encoder(model, options.backend, options.precision, options.threads);
+  BackendChoice choice =
+      make_encoder(model, options.backend, options.precision, options.threads,
+                   [&](double fraction) { report("measuring the model", 0.8 + 0.2 * fraction); }, cancel);
   state_ = std::make_unique<State>(options, model, std::move(choice.encoder));
   state_->tail = std::move(tail);
   for (const std::string& n : {choice.fallback_reason, notice}) {

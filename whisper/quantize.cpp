@@ -1,10 +1,13 @@
 #include "whisper/quantize.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <mutex>
+#include <optional>
 
 #include "dsp/log_mel.h"
 #include "whisper/bundled_speech.h"
@@ -12,6 +15,7 @@
 #include "whisper/encoder.h"
 #include "whisper/encoder_schedule.h"
 #include "whisper/error.h"
+#include "whisper/measurements.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -19,9 +23,8 @@ namespace {
 constexpr char kKind[] = "int8-encoder";
 constexpr int kVersion = 1;
 
-// Windows of each bundled clip: full of speech, and ending in padding.
-constexpr int kCalibrationFrames = 1024;
-constexpr int kCalibrationContents[] = {1024, 640, 320};
+// Frames of speech in the windows that a stretch of it is put in: all of it, and the beginning, followed by padding.
+constexpr int kCalibrationContents[] = {kCalibrationFrames, 640, 320};
 
 // SmoothQuant's alpha. 0.5 shares the ranges evenly between inputs and weights; but weights have a scale per channel and
 // inputs one for all, so weights can take more of it. Mean encoder SNR of six clips, before centers and bias were
@@ -295,12 +298,44 @@ Calibrator::Calibrator(const std::shared_ptr<const Model>& model, int threads) :
 Calibrator::~Calibrator() = default;
 const Calibration& Calibrator::calibration() const { return state_->calibration; }
 
-void Calibrator::add(const float* mel, int positions) {
+void Calibrator::add(const float* mel, int positions, const std::atomic<bool>* cancel) {
   State& s = *state_;
   s.features.resize(static_cast<size_t>(positions) * s.weights->dims.d_model);
-  const std::atomic<bool> never_abandoned{false};
-  s.schedule.run(mel, positions, s.features.data(), never_abandoned,
-                 [&](Activation a, int layer, const float* values, int rows, int) { s.observe(a, layer, values, rows); });
+  const std::atomic<bool> never{false};
+  const bool ended =
+      s.schedule.run(mel, positions, s.features.data(), cancel ? *cancel : never,
+                     [&](Activation a, int layer, const float* values, int rows, int) { s.observe(a, layer, values, rows); });
+  if (!ended) throw Error(ErrorCode::kInterrupted, "measuring the model was stopped");
+}
+
+void Calibrator::add_speech(const std::vector<float>& samples, const std::function<void(double)>& progress,
+                            const std::atomic<bool>* cancel) {
+  const int n_mels = state_->weights->dims.n_mels;
+  const int64_t frames = static_cast<int64_t>(samples.size()) / kFrameHop;
+  std::vector<float> mel(static_cast<size_t>(n_mels) * kCalibrationFrames);
+  int last = 0;
+  for (int64_t first = 0; first == 0 || first + kCalibrationContents[0] <= frames; first += kCalibrationFrames) {
+    for (int content : kCalibrationContents) {
+      content = static_cast<int>(std::min<int64_t>(content, frames - first));
+      if (content == last) continue;  // of a short clip
+      last = content;
+      if (progress) progress(static_cast<double>(first) / static_cast<double>(frames));
+      LogMel front_end(n_mels);
+      front_end.push(&samples[first * kFrameHop], int64_t{content} * kFrameHop);
+      front_end.window(0, content, kCalibrationFrames, mel.data());
+      add(mel.data(), kCalibrationFrames / kFramesPerPosition, cancel);
+    }
+  }
+}
+
+Calibration calibrate_on_bundled_speech(const std::shared_ptr<const Model>& model, int threads,
+                                        const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
+  Calibrator calibrator(model, threads);
+  for (int clip = 0; clip < kBundledClips; ++clip) {
+    if (progress) progress(static_cast<double>(clip) / kBundledClips);
+    calibrator.add_speech(bundled_speech(clip), {}, cancel);
+  }
+  return calibrator.calibration();
 }
 
 QuantizedEncoder quantize(const Model& model, const Calibration& calibration) {
@@ -317,28 +352,35 @@ QuantizedEncoder quantize(const Model& model, const Calibration& calibration) {
   return q;
 }
 
-QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads) {
-  static std::mutex mutex;  // instances that start at once make it once
-  std::lock_guard<std::mutex> lock(mutex);
-  if (const auto stored = read_derived(model->content_key, kKind, kVersion)) {
+std::string quantized_encoder_path(const Model& model, Place place) {
+  if (place == Place::kCache) return derived_path(model.content_key, kKind, kVersion);
+  const bool directory = std::filesystem::is_directory(model.source);
+  return model.source + (directory ? "/" : ".") + "whisperxdna2-" + kKind + "-v" + std::to_string(kVersion);
+}
+
+std::string store_quantized_encoder(const QuantizedEncoder& encoder, const Model& model, Place place) {
+  return write_derived_at(quantized_encoder_path(model, place), serialize(encoder, model.content_key));
+}
+
+QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads,
+                                   const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
+  static std::timed_mutex mutex;  // instances that start at once make it once
+  std::unique_lock<std::timed_mutex> lock(mutex, std::defer_lock);
+  while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
+    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the encoder was stopped");
+  }
+  for (const Place place : {Place::kBesideModel, Place::kCache}) {
+    const auto stored = read_derived_at(quantized_encoder_path(*model, place));
+    if (!stored) continue;
     try {
       return parse_quantized_encoder(*stored, model->content_key, model->dims);
-    } catch (const Error&) {  // not one of ours: make it again
+    } catch (const Error&) {  // made from other weights or by another version
     }
   }
-  Calibrator calibrator(model, threads);
-  for (int clip = 0; clip < kBundledClips; ++clip) {
-    const std::vector<float> speech = bundled_speech(clip);
-    for (int content : kCalibrationContents) {
-      LogMel front_end(model->dims.n_mels);
-      front_end.push(speech.data(), int64_t{content} * kFrameHop);
-      std::vector<float> mel(static_cast<size_t>(model->dims.n_mels) * kCalibrationFrames);
-      front_end.window(0, content, kCalibrationFrames, mel.data());
-      calibrator.add(mel.data(), kCalibrationFrames / kFramesPerPosition);
-    }
-  }
-  QuantizedEncoder encoder = quantize(*model, calibrator.calibration());
-  write_derived(model->content_key, kKind, kVersion, serialize(encoder, model->content_key));
+  const std::optional<Measurements> known = stored_measurements(*model);
+  QuantizedEncoder encoder =
+      quantize(*model, known ? known->calibration : calibrate_on_bundled_speech(model, threads, progress, cancel));
+  store_quantized_encoder(encoder, *model, Place::kCache);
   return encoder;
 }
 

@@ -9,7 +9,9 @@
 // The input of fc2 cannot be evened out, GELU lies between, and has outliers of 30 times the rest: it takes 14 bits.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,13 +41,20 @@ struct Calibration {
   std::vector<LayerRanges> layers;
 };
 
+// Frames of a window that is calibrated on.
+constexpr int kCalibrationFrames = 1024;
+
 // Runs the model in f32 and takes down the ranges. Deterministic on one kind of processor, for any number of threads.
 class Calibrator {
  public:
   Calibrator(const std::shared_ptr<const Model>& model, int threads);
   ~Calibrator();
-  // One window: mel is [n_mels][2 * positions].
-  void add(const float* mel, int positions);
+  // One window: mel is [n_mels][2 * positions]. Throws Error(kInterrupted) soon after *cancel became true (may be null).
+  void add(const float* mel, int positions, const std::atomic<bool>* cancel = nullptr);
+  // Speech, mono at 16 kHz, in windows of 10.24 s: full ones, and from the start of each two that end in padding.
+  // progress(fraction) is called on this thread between windows; it may be empty.
+  void add_speech(const std::vector<float>& samples, const std::function<void(double)>& progress = {},
+                  const std::atomic<bool>* cancel = nullptr);
   const Calibration& calibration() const;
 
  private:
@@ -56,9 +65,25 @@ class Calibrator {
 // Deterministic. Throws Error(kUnsupported) where the weights or ranges admit no quantization.
 QuantizedEncoder quantize(const Model& model, const Calibration& calibration);
 
-// The quantized encoder of `model`, from the cache or made here from the bundled speech (some seconds) and kept in the
-// cache. A stored one that is stale, foreign or broken is made again; where the cache cannot be written, so is the next.
-// Thread-safe, also between processes. Throws Error as quantize() does.
-QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads);
+// What is done when nothing is stored for a model: calibrates on the bundled speech. Takes a processor seconds.
+Calibration calibrate_on_bundled_speech(const std::shared_ptr<const Model>& model, int threads,
+                                        const std::function<void(double)>& progress = {},
+                                        const std::atomic<bool>* cancel = nullptr);
+
+// The quantized encoder of `model`: the one beside the model, else the one in the cache, else made here and kept in the
+// cache. It is made from the ranges that the library brings for the model (measurements.h; less than a second) or, for a
+// model that it does not know, measured on the bundled speech; `progress` and `cancel` are for that, as in Calibrator. A
+// stored one that is stale, foreign or broken is made again; where the cache cannot be written, so is the next.
+// Thread-safe, also between processes. Throws Error as quantize() does, and Error(kInterrupted).
+QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads,
+                                   const std::function<void(double)>& progress = {},
+                                   const std::atomic<bool>* cancel = nullptr);
+
+// Writes an encoder where quantized_encoder() finds it: in the cache, or beside the model, which goes first. Returns an
+// empty string or what failed.
+enum class Place { kCache, kBesideModel };
+std::string store_quantized_encoder(const QuantizedEncoder& encoder, const Model& model, Place place);
+// Its path.
+std::string quantized_encoder_path(const Model& model, Place place);
 
 }  // namespace whisperxdna2

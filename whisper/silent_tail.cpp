@@ -10,6 +10,7 @@
 #include "whisper/bundled_speech.h"
 #include "whisper/cpu_encoder.h"
 #include "whisper/derived_file.h"
+#include "whisper/measurements.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -48,17 +49,9 @@ class CancelWatch {
 
 }  // namespace
 
-std::vector<float> silent_tail(const std::shared_ptr<const Model>& model, int threads,
-                               const std::function<void(double)>& progress, const std::atomic<bool>* cancel,
-                               std::string* notice) {
+std::vector<float> measure_silent_tail(const std::shared_ptr<const Model>& model, int threads,
+                                       const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   std::vector<float> tail(static_cast<size_t>(kTailRows) * model->dims.d_model);
-  if (const auto stored = read_derived(model->content_key, kKind, kVersion)) {
-    if (stored->size() == tail.size() * sizeof(float)) {
-      std::memcpy(tail.data(), stored->data(), stored->size());
-      return tail;
-    }
-  }
-
   const std::unique_ptr<Encoder> encoder = make_cpu_encoder(model, Precision::kF32, threads);
   const CancelWatch watch(encoder.get(), cancel);
   const int frames = kMaxPositions * kFramesPerPosition;
@@ -77,7 +70,22 @@ std::vector<float> silent_tail(const std::shared_ptr<const Model>& model, int th
     const float* rows = features + static_cast<size_t>(kFirstRow) * model->dims.d_model;
     for (size_t i = 0; i < tail.size(); ++i) tail[i] += rows[i] / kBundledClips;
   }
+  return tail;
+}
 
+std::vector<float> silent_tail(const std::shared_ptr<const Model>& model, int threads,
+                               const std::function<void(double)>& progress, const std::atomic<bool>* cancel,
+                               std::string* notice) {
+  if (const auto known = stored_measurements(*model)) return known->tail;
+  std::vector<float> tail(static_cast<size_t>(kTailRows) * model->dims.d_model);
+  if (const auto stored = read_derived(model->content_key, kKind, kVersion)) {
+    if (stored->size() == tail.size() * sizeof(float)) {
+      std::memcpy(tail.data(), stored->data(), stored->size());
+      return tail;
+    }
+  }
+
+  tail = measure_silent_tail(model, threads, progress, cancel);
   const std::string failure =
       write_derived(model->content_key, kKind, kVersion,
                     std::string(reinterpret_cast<const char*>(tail.data()), tail.size() * sizeof(float)));

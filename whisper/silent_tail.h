@@ -18,11 +18,16 @@ namespace whisperxdna2 {
 
 constexpr int kTailRows = 64;
 
-// [kTailRows][d_model] for `model`: the mean over the bundled clips, computed with the f32 encoder at first use (seconds)
-// and kept in the cache under the model's content key. Where the cache cannot be written, `notice` says so and the rows
-// are computed again next time. Throws Error(kInterrupted) after *cancel became true (may be null).
+// [kTailRows][d_model] for `model`: what the library brings for it (measurements.h), else measured at first use (seconds) and
+// kept in the cache under the model's content key. Where the cache cannot be written, `notice` says so and the rows are
+// computed again next time. Throws Error(kInterrupted) after *cancel became true (may be null).
 std::vector<float> silent_tail(const std::shared_ptr<const Model>& model, int threads,
                                const std::function<void(double fraction)>& progress, const std::atomic<bool>* cancel,
                                std::string* notice);
+
+// The mean over the bundled clips, computed with the f32 encoder.
+std::vector<float> measure_silent_tail(const std::shared_ptr<const Model>& model, int threads,
+                                       const std::function<void(double fraction)>& progress,
+                                       const std::atomic<bool>* cancel);
 
 }  // namespace whisperxdna2

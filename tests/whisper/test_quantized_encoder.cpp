@@ -9,13 +9,17 @@
 #include <string>
 #include <vector>
 
+#include "dsp/log_mel.h"
 #include "kernels/cpu/int8_linear.h"
 #include "tests/fake_model.h"
 #include "tests/npy.h"
+#include "whisper/bundled_speech.h"
 #include "whisper/derived_file.h"
 #include "whisper/encoder_schedule.h"
 #include "whisper/error.h"
+#include "whisper/measurements.h"
 #include "whisper/quantize.h"
+#include "whisper/silent_tail.h"
 
 #include <check.h>  // last: its macro fail() is also a name in <ios>
 
@@ -277,6 +281,123 @@ START_TEST(cache_that_cannot_be_written_is_done_without) {
 }
 END_TEST
 
+START_TEST(encoder_beside_the_model_goes_before_the_one_in_the_cache) {
+  use_cache(temporary_cache());
+  const std::shared_ptr<Model> model = std::const_pointer_cast<Model>(make_fake_model());
+  model->source = std::string(getenv("XDG_CACHE_HOME")) + "/model.bin";
+  QuantizedEncoder encoder = quantized_encoder(model, 2);  // and in the cache
+  encoder.layers[0].fc2.bias[0] ^= 1;
+  ck_assert_str_eq(store_quantized_encoder(encoder, *model, Place::kBesideModel).c_str(), "");
+  ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == serialize(encoder, model->content_key));
+  model->content_key = "other";  // the file beside it is foreign now
+  ck_assert(serialize(quantized_encoder(model, 2), model->content_key) != serialize(encoder, model->content_key));
+  std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
+}
+END_TEST
+
+START_TEST(calibration_reports_and_can_be_stopped) {
+  use_cache(temporary_cache());
+  std::vector<double> reported;
+  std::atomic<bool> cancel{false};
+  bool interrupted = false;
+  try {
+    quantized_encoder(make_fake_model(), 2,
+                      [&](double fraction) {
+                        reported.push_back(fraction);
+                        cancel = fraction >= 0.5;
+                      },
+                      &cancel);
+  } catch (const Error& e) {
+    interrupted = e.code() == ErrorCode::kInterrupted;
+  }
+  ck_assert(interrupted);
+  ck_assert(reported == (std::vector<double>{0, 0.25, 0.5}));
+  ck_assert(!read_derived("fake", "int8-encoder", 1));
+  std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
+}
+END_TEST
+
+START_TEST(measurements_are_read_back) {
+  const std::shared_ptr<const Model> model = make_fake_model();
+  Measurements m{calibration_of(model, 1), std::vector<float>(64 * 64, 1.0f / 3)};
+  const Measurements back = parse_measurements(serialize(m, *model), *model);
+  // They differ by a rounding, once.
+  ck_assert(serialize(back, *model) == serialize(m, *model));
+  for (size_t c = 0; c < 64; ++c) {
+    const float want = m.calibration.layers[0].qkv_input.low[c];
+    ck_assert(std::fabs(back.calibration.layers[0].qkv_input.low[c] - want) <= std::ldexp(std::fabs(want), -8));
+  }
+  ck_assert(std::fabs(back.tail[77] - 1.0f / 3) < 1.0f / 768);
+}
+END_TEST
+
+START_TEST(measurements_of_other_models_or_damaged_ones_are_refused) {
+  const std::shared_ptr<const Model> model = make_fake_model();
+  const std::string good = serialize({calibration_of(model, 1), std::vector<float>(64 * 64)}, *model);
+  const auto refused = [](const std::string& bytes, const Model& m) {
+    try {
+      parse_measurements(bytes, m);
+    } catch (const Error& e) {
+      return e.code() == ErrorCode::kInvalidFile;
+    }
+    return false;
+  };
+  ck_assert(!refused(good, *model));
+  Model other = *model;
+  other.content_key = "fakf";
+  ck_assert(refused(good, other));
+  ck_assert(refused(good, *make_fake_model(128)));
+  for (size_t size = 0; size < good.size(); size += 1 + size / 7) ck_assert(refused(good.substr(0, size), *model));
+  for (size_t i = 0; i < good.size(); i += 1 + i / 50) {
+    std::string damaged = good;
+    damaged[i] ^= 0x55;
+    ck_assert_msg(refused(damaged, *model), "byte %zu", i);
+  }
+}
+END_TEST
+
+START_TEST(known_models_are_not_measured_again) {
+  const std::string name = (const char*[]){"base", "tiny.en"}[_i];
+  const std::string path = default_model_path();
+  use_cache(temporary_cache());
+  const std::shared_ptr<const Model> model = load_model(path.substr(0, path.rfind('/') + 1) + name);
+  const auto measured = [](double) { ck_abort_msg("it was measured"); };
+  const QuantizedEncoder encoder = quantized_encoder(model, 2, measured);
+  ck_assert_int_eq(static_cast<int>(encoder.layers.size()), model->dims.n_encoder_layers);
+  const std::vector<float> tail = silent_tail(model, 2, measured, nullptr, nullptr);
+  ck_assert_uint_eq(tail.size(), static_cast<size_t>(kTailRows) * model->dims.d_model);
+  std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
+}
+END_TEST
+
+// Measuring one window of the speech again must give nothing outside them.
+START_TEST(brought_ranges_are_those_of_the_model) {
+  const std::shared_ptr<const Model> model = base();
+  const std::optional<Measurements> brought = stored_measurements(*model);
+  ck_assert(brought.has_value());
+  std::vector<float> speech = bundled_speech(1);
+  speech.resize(320 * kFrameHop);
+  Calibrator calibrator(model, 2);
+  calibrator.add_speech(speech);
+  const auto within = [](const std::vector<float>& inner, const std::vector<float>& outer, float sign) {
+    int outside = 0;
+    for (size_t c = 0; c < inner.size(); ++c) {
+      outside += sign * (inner[c] - outer[c]) > std::fabs(outer[c]) / 128 + 1e-4f;
+    }
+    return outside == 0;
+  };
+  for (size_t i = 0; i < brought->calibration.layers.size(); ++i) {
+    const LayerRanges& wide = brought->calibration.layers[i];
+    const LayerRanges& one = calibrator.calibration().layers[i];
+    for (auto range : {&LayerRanges::qkv_input, &LayerRanges::out_input, &LayerRanges::fc1_input, &LayerRanges::qkv_output}) {
+      ck_assert(within((one.*range).high, (wide.*range).high, 1));
+      ck_assert(within((one.*range).low, (wide.*range).low, -1));
+    }
+    ck_assert(within(one.fc2_input.high, wide.fc2_input.high, 1));
+  }
+}
+END_TEST
+
 START_TEST(products_of_real_activations_equal_the_definition) {
   const std::shared_ptr<const Model> model = base();
   const QuantizedEncoder quantized = quantized_encoder(model, 2);
@@ -378,6 +499,12 @@ int main() {
   tcase_add_test(tests, encoder_is_made_once_and_then_read);
   tcase_add_test(tests, broken_encoder_in_the_cache_is_made_again);
   tcase_add_test(tests, cache_that_cannot_be_written_is_done_without);
+  tcase_add_test(tests, encoder_beside_the_model_goes_before_the_one_in_the_cache);
+  tcase_add_test(tests, calibration_reports_and_can_be_stopped);
+  tcase_add_test(tests, measurements_are_read_back);
+  tcase_add_test(tests, measurements_of_other_models_or_damaged_ones_are_refused);
+  tcase_add_loop_test(tests, known_models_are_not_measured_again, 0, 2);
+  tcase_add_test(tests, brought_ranges_are_those_of_the_model);
   tcase_add_test(tests, products_of_real_activations_equal_the_definition);
   tcase_add_loop_test(tests, features_differ_from_f32_by_no_more_than_23_dB_below, 0, 3);
   tcase_add_test(tests, features_do_not_depend_on_the_number_of_threads);
