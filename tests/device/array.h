@@ -48,7 +48,7 @@ class Fabric;
 class Array {
  public:
   enum class Mode {
-    kExact,  // the scalar definitions; checks that no accumulator overflows
+    kExact,  // the core programs, compiled for the host; checks that no accumulator overflows
     kFast,   // the same numbers by AVX2
     kDelay,  // all checks, no arithmetic: outputs are left as they are
   };

@@ -2,7 +2,11 @@
 
 #include <immintrin.h>
 
+#include <aie_api/aie.hpp>
+#include <algorithm>
 #include <cstring>
+
+#include "kernels/aie2p/core.h"
 
 namespace emulated_npu {
 namespace {
@@ -24,6 +28,31 @@ int32_t BObject::tail(int offset) const {
   return value;
 }
 
+template <typename Program>
+bool CorePrograms::run(Program program) {
+  aie::host::registers = {};
+  program();
+  return !aie::host::registers.wrapped;
+}
+
+bool CorePrograms::step(const AObject& a, const BObject& b) {
+  std::copy(a.bytes.begin(), a.bytes.end(), a_);
+  memcpy(b_, b.bytes, sizeof b_);
+  return run([&] { gemm_step(a_, b_, sums_, parameters_); });
+}
+
+bool CorePrograms::finish(uint8_t* first, uint8_t* second) {
+  const bool fits = run([&] { gemm_requantize(sums_, parameters_); });
+  run([&] { gemm_gelu(sums_, parameters_); });
+  run([&] { gemm_write_first(sums_, parameters_, c_); });
+  memcpy(first, c_, sizeof c_);
+  for (int32_t more = parameters_[whisperxdna2::aie2p::kMore]; more > 0; --more) {
+    run([&] { gemm_write_second(sums_, c_); });
+    memcpy(second, c_, sizeof c_);
+  }
+  return fits;
+}
+
 void widen(AObject& object) { object.wide.assign(object.bytes.begin(), object.bytes.end()); }
 
 void pair_up(BObject& object) {
@@ -36,34 +65,6 @@ void pair_up(BObject& object) {
       }
     }
   }
-}
-
-bool multiply_exact(const AObject& a, const BObject& b, int32_t* sums) {
-  const auto* const weights = reinterpret_cast<const int8_t*>(b.bytes);
-  bool fits = true;
-  for (int rb = 0; rb < kRowBlocks; ++rb) {
-    for (int nb = 0; nb < kNBlocks; ++nb) {
-      int32_t product[64] = {};  // of one step, at most 128 * 128 * 128
-      for (int kb = 0; kb < kKBlocks; ++kb) {
-        const int8_t* const left = a.bytes.data() + overlay::a_in_core(kb, rb);
-        const int8_t* const right = weights + overlay::b_in_core(nb, kb);
-        for (int r = 0; r < kBlock; ++r) {
-          for (int k = 0; k < kBlock; ++k) {
-            for (int n = 0; n < kBlock; ++n) {
-              product[r * kBlock + n] += int32_t{left[r * kBlock + k]} * right[k * kBlock + n];
-            }
-          }
-        }
-      }
-      int32_t* const block = sums + overlay::c_in_core(rb, nb);
-      for (int i = 0; i < 64; ++i) {
-        const int64_t sum = int64_t{block[i]} + product[i];
-        fits &= fits_int32(sum);
-        block[i] = static_cast<int32_t>(sum);
-      }
-    }
-  }
-  return fits;
 }
 
 __attribute__((target("avx2"))) void multiply_fast(const AObject& a, const BObject& b, int32_t* sums) {

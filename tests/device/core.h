@@ -1,4 +1,5 @@
-// One core's work on its objects: the numbers of the overlay's core program, from kernels/arithmetic.h.
+// One core's work on its objects, two ways with the same numbers: by the core programs themselves (kernels/aie2p/) in a
+// memory as a core has it, and fast, by AVX2 and kernels/arithmetic.h.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace emulated_npu {
 
 // An A object as a core has it. `wide` is the same as int16, for the fast product; empty in the exact mode.
 struct AObject {
-  std::vector<int8_t> bytes;
+  std::vector<int8_t> bytes;  // kAObject
   std::vector<int16_t> wide;
 };
 
@@ -25,12 +26,33 @@ struct BObject {
   int32_t tail(int offset) const;
 };
 
+// A core's data memory, where its programs run. The registers are as at power-up before each program, so that one that
+// relies on what another has set gives wrong numbers. Needs AVX2.
+class CorePrograms {
+ public:
+  // One step of a tile. False if a sum leaves int32.
+  bool step(const AObject& a, const BObject& b);
+  // What follows the last step: the tile's C segments, the second only for two planes. False if sum + bias leaves int32.
+  bool finish(uint8_t* first, uint8_t* second);
+
+ private:
+  template <typename Program>
+  static bool run(Program program);
+
+  alignas(64) int8_t a_[whisperxdna2::overlay::kAObject];
+  alignas(64) int8_t b_[whisperxdna2::overlay::kBObject];
+  alignas(64) int32_t sums_[whisperxdna2::overlay::kTileM * whisperxdna2::overlay::kTileN];
+  alignas(64) int32_t parameters_[whisperxdna2::overlay::kTail / 4];
+  alignas(64) int8_t c_[whisperxdna2::overlay::kCSegment];
+};
+
+// ---- The fast way
+
 void widen(AObject& object);
 void pair_up(BObject& object);
 
-// sums += A * B. The exact form returns false if a sum leaves int32.
-bool multiply_exact(const AObject& a, const BObject& b, int32_t* sums);
-void multiply_fast(const AObject& a, const BObject& b, int32_t* sums);  // AVX2; wraps
+// sums += A * B, by AVX2; wraps.
+void multiply_fast(const AObject& a, const BObject& b, int32_t* sums);
 
 // sums *= 128; false if one leaves int32.
 bool shift7(int32_t* sums);

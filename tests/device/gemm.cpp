@@ -36,7 +36,8 @@ struct Core {
   std::vector<std::vector<uint8_t>> output;  // segments of the finished tile, last first
   bool in_tile = false;
   int32_t rest = 0, more = 0;
-  TileParameters parameters;
+  std::unique_ptr<CorePrograms> programs;  // in the exact mode
+  TileParameters parameters;               // in the fast one, with `sums`
   std::vector<int32_t> sums = std::vector<int32_t>(overlay::kTileM * overlay::kTileN);
 };
 
@@ -223,15 +224,15 @@ class Gemm : public Fabric {
     } else {
       --core.rest;
     }
-    if (mode != Mode::kDelay) {
-      bool fits = !(flags & tail::kShift7) || shift7(core.sums.data());
-      if (mode == Mode::kExact) {
-        fits &= multiply_exact(*core.a.front(), b, core.sums.data());
-      } else {
-        multiply_fast(*core.a.front(), b, core.sums.data());
-      }
-      if (!fits) throw Violation(where + "a sum leaves int32");
+    bool fits = true;
+    if (mode == Mode::kExact) {
+      if (!core.programs) core.programs = std::make_unique<CorePrograms>();
+      fits = core.programs->step(*core.a.front(), b);
+    } else if (mode == Mode::kFast) {
+      fits = !(flags & tail::kShift7) || shift7(core.sums.data());
+      multiply_fast(*core.a.front(), b, core.sums.data());
     }
+    if (!fits) throw Violation(where + "a sum leaves int32");
     core.a.pop_front();
     core.b.pop_front();
     ++steps_;
@@ -239,9 +240,12 @@ class Gemm : public Fabric {
 
     core.in_tile = false;
     std::vector<uint8_t> first(overlay::kCSegment), second(overlay::kCSegment);
-    if (mode != Mode::kDelay && !finish(core.sums.data(), core.parameters, first.data(), second.data())) {
-      throw Violation(where + "a sum with its bias leaves int32");
+    if (mode == Mode::kExact) {
+      fits = core.programs->finish(first.data(), second.data());
+    } else if (mode == Mode::kFast) {
+      fits = finish(core.sums.data(), core.parameters, first.data(), second.data());
     }
+    if (!fits) throw Violation(where + "a sum with its bias leaves int32");
     if (core.more) core.output.push_back(std::move(second));
     core.output.push_back(std::move(first));
   }

@@ -121,12 +121,14 @@ START_TEST(output_projection_equals_the_plain_product) {
 END_TEST
 
 START_TEST(fused_qkv_equals_the_plain_product) {
-  expect_product(shaped(512, 512, 1536, OutputMode::kInt8, false, 2), gemm8_stream(kQkv), Array::Mode::kFast);
+  const Product product = shaped(512, 512, 1536, OutputMode::kInt8, false, 2);
+  for (const auto mode : {Array::Mode::kExact, Array::Mode::kFast}) expect_product(product, gemm8_stream(kQkv), mode);
 }
 END_TEST
 
 START_TEST(fc1_with_gelu_equals_the_plain_product) {
-  expect_product(shaped(512, 512, 2048, OutputMode::kGelu14, false, 3), gemm8_stream(kFc1), Array::Mode::kFast);
+  const Product product = shaped(512, 512, 2048, OutputMode::kGelu14, false, 3);
+  for (const auto mode : {Array::Mode::kExact, Array::Mode::kFast}) expect_product(product, gemm8_stream(kFc1), mode);
 }
 END_TEST
 
@@ -141,24 +143,41 @@ START_TEST(both_stream_versions_do_the_same) {
 }
 END_TEST
 
-START_TEST(fast_and_exact_products_are_equal_at_the_extremes) {
+// Tiles of two steps whose operands are extremes, in every mode of output.
+START_TEST(fast_and_exact_tiles_are_equal_at_the_extremes) {
   std::mt19937 random(5);
-  for (int round = 0; round < 20; ++round) {
+  const auto programs = std::make_unique<CorePrograms>();
+  for (int round = 0; round < 24; ++round) {
     AObject a;
     std::vector<uint8_t> weights(overlay::kBObject);
+    const auto set = [&](int at, int32_t value) { memcpy(&weights[overlay::kWeights + at], &value, sizeof value); };
+    const int32_t mode = round % 3, numbers[] = {overlay::tail::kMagic, tail::kStart, 1, mode != 0, 3 + round / 3, 14 + round % 5,
+                                                 mode, 20000, 16, 12000, 14, 2};
     a.bytes.resize(overlay::kAObject);
     const int8_t extremes[] = {-128, -127, -1, 0, 1, 127};
     for (auto& v : a.bytes) v = extremes[random() % 6];
-    for (auto& v : weights) v = static_cast<uint8_t>(extremes[random() % 6]);
+    for (int i = 0; i < overlay::kWeights; ++i) weights[static_cast<size_t>(i)] = static_cast<uint8_t>(extremes[random() % 6]);
+    for (int i = 0; i < 12; ++i) set(4 * i, numbers[i]);
+    for (int n = 0; n < overlay::kTileN; ++n) {
+      set(tail::kBiasAt + 4 * n, static_cast<int32_t>(random()) >> (8 + n % 16));
+      const auto multiplier = static_cast<int16_t>(random() % 32768);
+      memcpy(&weights[static_cast<size_t>(overlay::kWeights + tail::kMultiplierAt + 2 * n)], &multiplier, sizeof multiplier);
+    }
     BObject b;
     b.bytes = weights.data();
     widen(a);
     pair_up(b);
-    std::vector<int32_t> exact(4096), fast;
-    for (auto& v : exact) v = static_cast<int32_t>(random()) / 4;
-    fast = exact;
-    ck_assert(multiply_exact(a, b, exact.data()));
-    multiply_fast(a, b, fast.data());
+    const TileParameters parameters = read_parameters(b);
+    std::vector<int32_t> sums(overlay::kTileM * overlay::kTileN);
+    for (const int32_t flags : {tail::kStart, tail::kShift7}) {
+      set(tail::kFlagsAt, flags);
+      ck_assert(programs->step(a, b));
+      if (flags == tail::kShift7) ck_assert(shift7(sums.data()));
+      multiply_fast(a, b, sums.data());
+    }
+    std::vector<uint8_t> exact(2 * overlay::kCSegment), fast(exact);
+    ck_assert(programs->finish(exact.data(), &exact[overlay::kCSegment]));
+    ck_assert(finish(sums.data(), parameters, fast.data(), &fast[overlay::kCSegment]));
     ck_assert(exact == fast);
   }
 }
@@ -493,7 +512,7 @@ int main() {
   TCase* const products = tcase_create("products");
   for (const TTest* test : {output_projection_equals_the_plain_product, fused_qkv_equals_the_plain_product,
                             fc1_with_gelu_equals_the_plain_product, fc2_in_two_planes_equals_the_plain_product,
-                            both_stream_versions_do_the_same, fast_and_exact_products_are_equal_at_the_extremes,
+                            both_stream_versions_do_the_same, fast_and_exact_tiles_are_equal_at_the_extremes,
                             delay_mode_checks_and_counts_but_writes_nothing, streams_follow_each_other}) {
     tcase_add_test(products, test);
   }
