@@ -259,6 +259,8 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
       "encode-ms", G_TYPE_DOUBLE, 1000 * s.encode_seconds,
       "decode-ms", G_TYPE_DOUBLE, 1000 * s.decode_seconds,
       "audio-ms", G_TYPE_DOUBLE, 1000 * s.audio_seconds,
+      "received-ms", G_TYPE_DOUBLE, 1000 * s.received_seconds,
+      "idle", G_TYPE_BOOLEAN, (gboolean) s.idle,
       "real-time-factor", G_TYPE_DOUBLE, s.audio_seconds > 0 ?
       (s.encode_seconds + s.decode_seconds) / s.audio_seconds : 0.0, nullptr);
   return stats;

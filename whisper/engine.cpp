@@ -385,7 +385,9 @@ struct Engine::State {
   std::array<bool, Encoder::kSlots> slot_used{};
   int64_t next_index = 0;
   std::string language;
-  EngineStats stats;
+  EngineStats stats;    // `received_seconds` and `idle` are made from the next two
+  int64_t received = 0;  // samples
+  bool waiting = false;  // next() waits for audio
 
   std::atomic<bool> flushing{false};  // written with the mutex held
 
@@ -459,6 +461,7 @@ bool Engine::push(const float* samples, int64_t count) {
     if (s.options.output != Output::kFeatures) s.voice.push(clean.data(), n, &voice);
     Lock lock(s.mutex);
     s.mel.push(clean.data(), n);
+    s.received += n;
     s.signal.add(voice);
     s.submit_ready();
     s.changed.notify_all();
@@ -494,7 +497,9 @@ Result Engine::next() {
   State& s = *state_;
   for (;;) {
     Lock lock(s.mutex);
+    s.waiting = true;
     s.changed.wait(lock, [&] { return s.flushing || !s.queue.empty() || s.draining; });
+    s.waiting = false;
     if (s.flushing) return {};
     if (s.queue.empty()) s.submit_ready();
     if (s.queue.empty()) {
@@ -621,8 +626,12 @@ void Engine::set_live(const std::optional<LiveOptions>& live) {
 }
 
 EngineStats Engine::stats() const {
-  Lock lock(state_->mutex);
-  return state_->stats;
+  const State& s = *state_;
+  Lock lock(s.mutex);
+  EngineStats stats = s.stats;
+  stats.received_seconds = static_cast<double>(s.received) / kSampleRate;
+  stats.idle = s.waiting && s.queue.empty() && !s.draining;
+  return stats;
 }
 
 }  // namespace whisperxdna2

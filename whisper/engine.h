@@ -74,6 +74,9 @@ struct EngineStats {
   double encode_seconds = 0;       // from submission to result, summed over encoder runs
   double decode_seconds = 0;       // spent decoding
   double audio_seconds = 0;        // settled
+  double received_seconds = 0;     // pushed
+  // next() has returned all that could be made of the audio received, and waits for more.
+  bool idle = false;
 };
 
 class Engine {

@@ -57,6 +57,85 @@ class Counting(unittest.TestCase):
                 self.assertAlmostEqual((sum(s * s for s in samples) / len(samples)) ** 0.5, loudness, delta=10)
 
 
+class CountingLive(unittest.TestCase):
+    def test_doubled_phrases(self):
+        self.assertEqual(score.doubled('all that of that of that'.split()), [('that', 'of'), ('of', 'that')])
+        self.assertEqual(score.doubled('he had had enough'.split()), [('had',)])
+        self.assertEqual(score.doubled('no phrase twice'.split()), [])
+
+    def test_lost_runs_are_what_only_live_text_misses(self):
+        said = 'one two three four five six seven eight nine ten'.split()
+        self.assertEqual(score.lost_runs(said, said, 'one two six seven eight nine ten'.split()), ['three four five'])
+        self.assertEqual(score.lost_runs(said, said, 'one two three six seven eight nine ten'.split()), [])
+        self.assertEqual(score.lost_runs(said, 'one two six seven eight nine ten'.split(), 'one two'.split()),
+                         ['six seven eight nine ten'])
+
+    def test_words_are_judged_against_the_alignment_of_the_30_s_windows(self):
+        class Plain:
+            def units(self, text, _language):
+                return text.lower().strip('.').split()
+        offline = [{'text': 'We', 'start': 1.0, 'end': 1.2}, {'text': 'agree.', 'start': 1.2, 'end': 9.0}]
+        live = {'timed': [{'text': 'We', 'start': 1.1, 'end': 1.3, 'left': 2.0, 'clock': 2.5},
+                          {'text': 'greet.', 'start': 1.4, 'end': 1.6, 'left': 3.0, 'clock': 3.1},
+                          {'text': 'agree.', 'start': 1.4, 'end': 1.8, 'left': 7.0, 'clock': 7.5}],
+                'erased': 6, 'reported': 5.0}
+        clip = {'language': 'en', 'reference': 'We agree', 'seconds': '10'}
+        judged = score.judge_live(Plain(), clip, live, offline)
+        for found, wanted in ((judged['latencies'], (0.8, 4.95)), (judged['clock_latencies'], (1.3, 5.45)),
+                              (judged['start_errors'], (0.1, 0.2))):
+            self.assertEqual(len(found), len(wanted))
+            for a, b in zip(found, wanted):
+                self.assertAlmostEqual(a, b)
+        self.assertEqual((judged['late'], judged['erasure'], judged['doubled'], judged['lost']), (1, 2, [], []))
+
+    def test_spread(self):
+        self.assertEqual(score.spread([1, 2, 3, 4, 5, 6, 7, 8, 9, 20]), [6.5, 5.5, 20, 20])
+        self.assertIsNone(score.spread([]))
+
+
+class Live(unittest.TestCase):
+    """Live text in simulated time: the same at every run and on every machine, but for the encoder's arithmetic."""
+
+    @classmethod
+    def setUpClass(cls):
+        with tempfile.NamedTemporaryFile(suffix='.json') as out:
+            ran = subprocess.run([ROOT / 'tools' / 'score', ROOT / 'tests' / 'data' / 'audio', '--build', BUILD, '--live',
+                                  '--only', 'jfk', 'ls_3853-163249-0037', 'vctk_p225_023', 'silence',
+                                  '--json', out.name], capture_output=True, text=True)
+            print(ran.stdout, ran.stderr, sep='\n')
+            if ran.returncode:
+                raise RuntimeError(ran.stderr)
+            found = json.load(open(out.name, encoding='utf-8'))
+        cls.summary = found['summary']
+        cls.clips = {clip['id']: clip for clip in found['clips']}
+
+    def test_words_leave_soon(self):
+        mean, _, nine_of_ten, most = self.summary['latency']
+        self.assertLessEqual(mean, 1.5)
+        self.assertLessEqual(nine_of_ten, 3.0)
+        self.assertLessEqual(most, self.summary['reported_latency'])
+        self.assertEqual(self.summary['late'], 0)
+
+    def test_text_is_almost_that_of_the_30_s_windows(self):
+        self.assertLessEqual(self.summary['gap'], 2 * 100 / 75)  # two of the words
+        self.assertEqual(self.summary['doubled'], 0)
+        self.assertEqual(self.summary['lost'], 0)
+
+    def test_words_begin_where_they_are_said(self):
+        self.assertLessEqual(self.summary['start_error'], 0.15)
+
+    def test_words_leave_in_order(self):
+        for clip in self.clips.values():
+            end = 0
+            for word in clip['timed']:
+                self.assertGreaterEqual(word['start'], end)
+                end = word['end']
+
+    def test_silence_is_silent_and_free(self):
+        self.assertEqual(self.clips['silence']['timed'], [])
+        self.assertLess(self.clips['silence']['load'], 0.1)
+
+
 class Recognition(unittest.TestCase):
     """The element on tests/data/audio. The bounds are the figures measured when they were set, plus a margin for other
     processors; README.md publishes the figures."""

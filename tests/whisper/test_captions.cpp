@@ -541,6 +541,7 @@ int main() {
   suite_add_tcase(suite, policy);
   tcase_add_test(policy, live_captions_return_every_word_once_and_in_time);
   tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
+  tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
   tcase_add_test(policy, live_windows_never_exceed_the_encoder);
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);

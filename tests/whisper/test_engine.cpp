@@ -207,6 +207,33 @@ START_TEST(streams_follow_each_other_through_drain) {
 }
 END_TEST
 
+START_TEST(the_engine_is_idle_when_all_that_can_be_made_of_the_audio_is_out) {
+  Rig rig(Output::kFeatures, {milliseconds(100)});
+  const std::vector<float> x = tone(kWindow + kLookahead);
+  ck_assert(!rig.engine->stats().idle);
+  std::atomic<int> results{0};
+  std::thread consumer([&] {
+    while (rig.engine->next().kind == Result::Kind::kFeatures) ++results;
+  });
+  const auto wait_until_idle = [&] {
+    while (!rig.engine->stats().idle) std::this_thread::sleep_for(milliseconds(1));
+  };
+  wait_until_idle();
+  rig.engine->push(x.data(), kWindow);
+  wait_until_idle();
+  ck_assert_int_eq(results, 0);
+  rig.engine->push(x.data(), kLookahead);
+  ck_assert(!rig.engine->stats().idle);
+  wait_until_idle();
+  ck_assert_int_eq(results, 1);
+  ck_assert_double_eq_tol(rig.engine->stats().received_seconds, (kWindow + kLookahead) / 16000.0, 1e-9);
+  rig.engine->set_flushing(true);
+  consumer.join();
+  rig.engine->flush();
+  rig.engine->set_flushing(false);
+}
+END_TEST
+
 START_TEST(an_empty_stream_drains_at_once) {
   Rig rig(Output::kCaptions);
   rig.engine->drain();
@@ -331,6 +358,7 @@ int main() {
   tcase_add_test(tc, flushing_frees_next_while_the_encoder_hangs);
   tcase_add_test(tc, after_a_flush_the_stream_starts_at_zero_and_old_audio_is_gone);
   tcase_add_test(tc, streams_follow_each_other_through_drain);
+  tcase_add_test(tc, the_engine_is_idle_when_all_that_can_be_made_of_the_audio_is_out);
   tcase_add_test(tc, an_empty_stream_drains_at_once);
   tcase_add_test(tc, silence_costs_no_encoding_and_gives_no_words);
   tcase_add_test(tc, captions_settle_up_to_the_end);
