@@ -36,7 +36,15 @@
  * `whisperxdna2enc/language`.
  *
  * Nothing is dropped when processing cannot keep up: the element blocks its
- * upstream, and posts a WARNING that says how late the text is.
+ * upstream, and posts a WARNING that says how late the text is. When an NPU
+ * fails, the CPU goes on with the same results, and a WARNING says so.
+ *
+ * ## Sharing
+ *
+ * Elements of a process that use the same model hold it in memory once. The
+ * context `gst.whisperxdna2.device` keeps the model and the device beyond the
+ * life of an element: an application that holds the one it gets in a
+ * HAVE_CONTEXT message can stop a pipeline and start another at once.
  *
  * ## Example launch lines
  * |[
@@ -178,7 +186,7 @@ gst_whisper_xdna2_enc_start (GstWhisperXdna2Enc * self)
   {
     Lock lock (priv->lock);
     priv->max_observed_delay = 0;
-    priv->late_buffers = priv->discontinuities = 0;
+    priv->late_buffers = priv->discontinuities = priv->dropped = 0;
     priv->upstream_latency = GST_CLOCK_TIME_NONE;
     if (priv->engine)
       priv->engine->flush ();
@@ -240,7 +248,9 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
     gst_structure_set (stats,
         "late", G_TYPE_UINT64, priv->late_buffers,
         "max-observed-delay", G_TYPE_UINT64, priv->max_observed_delay,
-        "discontinuities", G_TYPE_UINT64, priv->discontinuities, nullptr);
+        "discontinuities", G_TYPE_UINT64, priv->discontinuities,
+        "dropped", G_TYPE_UINT64, priv->dropped,
+        "fallbacks", G_TYPE_UINT64, priv->fallbacks, nullptr);
   }
   if (!engine)
     return stats;
@@ -252,6 +262,7 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
       "device", G_TYPE_STRING, info.device.c_str (),
       "firmware", G_TYPE_STRING, info.firmware.c_str (),
       "precision", G_TYPE_STRING, info.precision.c_str (),
+      "fault", G_TYPE_STRING, info.fault.c_str (),
       "windows", G_TYPE_UINT64, s.windows,
       "encodes", G_TYPE_UINT64, s.encodes,
       "skipped-windows", G_TYPE_UINT64, s.skipped_windows,
@@ -578,9 +589,12 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    *
    * Counters since the model was loaded: `windows`, `encodes`,
    * `skipped-windows` (silent), `retries` (decoded twice), `encode-ms`,
-   * `decode-ms`, `audio-ms`, `real-time-factor`; `late` (buffers),
-   * `max-observed-delay` (ns) and `discontinuities` since PAUSED; `backend`,
-   * `device`, `firmware`, `precision`.
+   * `decode-ms`, `audio-ms`, `real-time-factor` (processing time divided by
+   * audio time), `fallbacks` (times that the CPU took over from the NPU).
+   * Since PAUSED: `late` (texts), `max-observed-delay` (ns),
+   * `discontinuities`, `dropped` (buffers that were played backwards; audio is
+   * dropped for no other reason). At present: `backend`, `device`, `firmware`,
+   * `precision`, `fault` (why the CPU does the NPU's work; empty otherwise).
    *
    * Since: 0.1
    */

@@ -402,6 +402,7 @@ gst_whisper_xdna2_enc_chain (GstPad *, GstObject * parent,
       gst_whisper_xdna2_enc_enqueue_event (self, gst_event_ref (gap));
     gst_clear_event (&gap);
     Lock lock (priv->lock);
+    ++priv->dropped;
     return flow == GST_FLOW_OK ? priv->flow : flow;
   }
 
@@ -622,6 +623,9 @@ gst_whisper_xdna2_enc_sink_query (GstPad * pad, GstObject * parent,
   GstWhisperXdna2Enc *self = GST_WHISPER_XDNA2_ENC (parent);
 
   switch (GST_QUERY_TYPE (query)) {
+    case GST_QUERY_CONTEXT:
+      return gst_whisper_xdna2_enc_answer_context (self, query) ||
+          gst_pad_query_default (pad, parent, query);
     case GST_QUERY_DRAIN:
       /* Not behind a blocked pad: nobody says when it will open. */
       if (gst_pad_is_blocked (self->srcpad))

@@ -61,6 +61,103 @@ gst_whisper_xdna2_enc_post_error (GstWhisperXdna2Enc * self,
           settings.engine.model_path.c_str ()), __FILE__, GST_FUNCTION, __LINE__);
 }
 
+/* --- Context ------------------------------------------------------------- */
+
+/* Keeps an engine that its element may have given up, and with it the model in
+ * memory and the device open. Other elements find both in the process-wide
+ * caches below their own engines. */
+struct Resources
+{
+  std::shared_ptr<Engine> engine;
+};
+
+static GType
+gst_whisper_xdna2_resources_get_type (void)
+{
+  static const GType type =
+      g_boxed_type_register_static ("GstWhisperXdna2Resources",
+      [](gpointer resources) -> gpointer {
+        return new Resources (*static_cast<Resources *> (resources));
+      },
+      [](gpointer resources) { delete static_cast<Resources *> (resources); });
+  return type;
+}
+
+static GstContext *
+gst_whisper_xdna2_enc_new_context (const EngineOptions & options,
+    std::shared_ptr<Engine> engine)
+{
+  /* Elements drop it in NULL. */
+  GstContext *context = gst_context_new (DEVICE_CONTEXT, FALSE);
+  whisperxdna2::EncoderInfo info = engine->encoder_info ();
+  Resources resources { std::move (engine) };
+  gst_structure_set (gst_context_writable_structure (context),
+      "model-path", G_TYPE_STRING, options.model_path.c_str (),
+      "backend", G_TYPE_STRING, info.backend.c_str (),
+      "device", G_TYPE_STRING, info.device.c_str (),
+      "firmware", G_TYPE_STRING, info.firmware.c_str (),
+      "resources", gst_whisper_xdna2_resources_get_type (), &resources,
+      nullptr);
+  return context;
+}
+
+/* Whether they keep the same model and device. */
+static gboolean
+is_same_context (GstContext * a, GstContext * b)
+{
+  for (const gchar * field : { "model-path", "backend", "device" }) {
+    if (g_strcmp0 (gst_structure_get_string (gst_context_get_structure (a),
+                field), gst_structure_get_string (gst_context_get_structure (b),
+                field)) != 0)
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+gst_whisper_xdna2_enc_ask_neighbor (GstWhisperXdna2Enc * self, GstPad * pad)
+{
+  GstQuery *query = gst_query_new_context (DEVICE_CONTEXT);
+  GstContext *context = nullptr;
+  if (gst_pad_peer_query (pad, query)) {
+    gst_query_parse_context (query, &context);
+    if (context)
+      gst_element_set_context (GST_ELEMENT (self), context);
+  }
+  gboolean found = context != nullptr;
+  gst_query_unref (query);
+  return found;
+}
+
+/* Asks neighbors, then the application and the bins, for what they keep. */
+static void
+gst_whisper_xdna2_enc_ask_for_context (GstWhisperXdna2Enc * self)
+{
+  GstContext *context = gst_element_get_context (GST_ELEMENT (self),
+      DEVICE_CONTEXT);
+  if (context)
+    gst_context_unref (context);
+  else if (!gst_whisper_xdna2_enc_ask_neighbor (self, self->srcpad) &&
+      !gst_whisper_xdna2_enc_ask_neighbor (self, self->sinkpad))
+    gst_element_post_message (GST_ELEMENT (self),
+        gst_message_new_need_context (GST_OBJECT (self), DEVICE_CONTEXT));
+}
+
+gboolean
+gst_whisper_xdna2_enc_answer_context (GstWhisperXdna2Enc * self,
+    GstQuery * query)
+{
+  const gchar *type;
+  gst_query_parse_context_type (query, &type);
+  GstContext *context = g_str_equal (type, DEVICE_CONTEXT) ?
+      gst_element_get_context (GST_ELEMENT (self), type) : nullptr;
+  if (!context)
+    return FALSE;
+  gst_query_set_context (query, context);
+  gst_context_unref (context);
+  return TRUE;
+}
+
 /* --- Loading ------------------------------------------------------------- */
 
 static void
@@ -94,14 +191,17 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
   Private *priv = self->priv;
   std::shared_ptr<Engine> engine;
   std::exception_ptr failure;
+  gint percent = -1;
 
   gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_START,
       "Loading the model");
   try {
     engine = std::make_shared<Engine> (options,
-        [self] (const std::string & what, double fraction) {
-          gchar *text = g_strdup_printf ("%s: %d %%", what.c_str (),
-              static_cast<gint> (fraction * 100));
+        [self, &percent] (const std::string & what, double fraction) {
+          if (percent == static_cast<gint> (fraction * 100))
+            return;
+          percent = static_cast<gint> (fraction * 100);
+          gchar *text = g_strdup_printf ("%s: %d %%", what.c_str (), percent);
           gst_whisper_xdna2_enc_post_progress (self,
               GST_PROGRESS_TYPE_CONTINUE, text);
           g_free (text);
@@ -111,6 +211,13 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
   }
   previous.reset ();
 
+  GstContext *context = nullptr;
+  GstContext *given = gst_element_get_context (GST_ELEMENT (self),
+      DEVICE_CONTEXT);
+  if (engine)
+    context = gst_whisper_xdna2_enc_new_context (options, engine);
+  gboolean announce = context && !(given && is_same_context (context, given));
+
   gboolean current;
   {
     Lock lock (priv->lock);
@@ -119,11 +226,26 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
       priv->cancel_load.reset ();
       priv->load_state = engine ? Private::READY : Private::FAILED;
       priv->engine = engine;
+      priv->fault.clear ();
+      priv->fallbacks = 0;
       if (engine)
         engine->set_flushing (priv->flow == GST_FLOW_FLUSHING);
+      /* Not after NULL, where they are dropped. `given` keeps what this
+       * replaces until the lock is released. */
+      if (announce)
+        gst_element_set_context (GST_ELEMENT (self), context);
       priv->wake.notify_all ();
     }
   }
+
+  if (given)
+    gst_context_unref (given);
+  if (announce && current)
+    gst_element_post_message (GST_ELEMENT (self),
+        gst_message_new_have_context (GST_OBJECT (self),
+            gst_context_ref (context)));
+  if (context)
+    gst_context_unref (context);
 
   if (!current) {
     gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_CANCELED,
@@ -188,6 +310,7 @@ gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self, Output output)
   }
 
   gst_whisper_xdna2_enc_cancel_load (self);
+  gst_whisper_xdna2_enc_ask_for_context (self);
   auto cancel = std::make_shared<std::atomic<bool>> (false);
   std::shared_ptr<Engine> previous;
   {

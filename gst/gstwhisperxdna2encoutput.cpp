@@ -64,6 +64,9 @@ gst_whisper_xdna2_enc_src_query (GstPad * pad, GstObject * parent,
   GstWhisperXdna2Enc *self = GST_WHISPER_XDNA2_ENC (parent);
   Private *priv = self->priv;
 
+  if (GST_QUERY_TYPE (query) == GST_QUERY_CONTEXT &&
+      gst_whisper_xdna2_enc_answer_context (self, query))
+    return TRUE;
   if (GST_QUERY_TYPE (query) != GST_QUERY_LATENCY)
     return gst_pad_query_default (pad, parent, query);
 
@@ -144,6 +147,33 @@ gst_whisper_xdna2_enc_observe_delay (GstWhisperXdna2Enc * self,
             GST_TIME_AS_MSECONDS (delay), GST_TIME_AS_MSECONDS (announced)),
         (nullptr), ("delay", G_TYPE_UINT64, delay,
             "latency", G_TYPE_UINT64, announced, nullptr));
+}
+
+/* Says when the CPU has taken over from a device that failed, and when the
+ * device is back. */
+static void
+gst_whisper_xdna2_enc_observe_encoder (GstWhisperXdna2Enc * self,
+    Engine * engine)
+{
+  Private *priv = self->priv;
+  std::string fault = engine->encoder_info ().fault;
+  gboolean began;
+  {
+    Lock lock (priv->lock);
+    if (fault.empty () == priv->fault.empty ())
+      return;
+    began = priv->fault.empty ();
+    priv->fault = fault;
+    if (began)
+      ++priv->fallbacks;
+  }
+  g_object_notify (G_OBJECT (self), "active-backend");
+  if (began)
+    GST_ELEMENT_WARNING (self, RESOURCE, FAILED,
+        ("The CPU has taken over: %s", fault.c_str ()), (nullptr));
+  else
+    GST_ELEMENT_INFO (self, RESOURCE, SETTINGS,
+        ("The NPU is back in use."), (nullptr));
 }
 
 /* Takes the event, one of our own. */
@@ -310,6 +340,23 @@ gst_whisper_xdna2_enc_add_words (GstWhisperXdna2Enc * self,
   gst_structure_take_value (fields, "words", &array);
 }
 
+/* Tells upstream elements, as the transcribers of gst-plugins-rs do. One
+ * speaker is as good as another here. */
+static void
+gst_whisper_xdna2_enc_send_item (GstWhisperXdna2Enc * self,
+    const Segment & segment, GstClockTime pts, GstClockTime end)
+{
+  gst_pad_push_event (self->sinkpad,
+      gst_event_new_custom (GST_EVENT_CUSTOM_UPSTREAM,
+          gst_structure_new ("rstranscribe/new-item",
+              "speaker", G_TYPE_STRING, nullptr,
+              "content", G_TYPE_STRING, segment.text.c_str (),
+              "running-time", G_TYPE_UINT64,
+              gst_segment_to_running_time (&self->priv->out_segment,
+                  GST_FORMAT_TIME, pts),
+              "duration", G_TYPE_UINT64, end - pts, nullptr)));
+}
+
 static GstFlowReturn
 gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
     const Segment & segment)
@@ -327,6 +374,7 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
       "window", G_TYPE_INT64, (gint64) segment.window, nullptr);
   gst_whisper_xdna2_enc_add_words (self, fields, segment.words, pts, end);
   gst_whisper_xdna2_enc_post_text (self, fields, pts, end);
+  gst_whisper_xdna2_enc_send_item (self, segment, pts, end);
 
   GstBuffer *buffer = gst_buffer_new_memdup (segment.text.data (),
       segment.text.size ());
@@ -585,6 +633,7 @@ gst_whisper_xdna2_enc_loop (gpointer user_data)
     try {
       Result result = engine->next ();
       Result::Kind kind = result.kind;
+      gst_whisper_xdna2_enc_observe_encoder (self, engine.get ());
       guint64 settled = priv->base_at + result.settled;
       if (kind != Result::Kind::kInterrupted)
         flow = gst_whisper_xdna2_enc_run_result (self, std::move (result),

@@ -69,6 +69,7 @@ static constexpr GstClockTime ALIGNMENT_THRESHOLD = 40 * GST_MSECOND;
 static constexpr GstClockTime DISCONT_WAIT = 1 * GST_SECOND;
 
 #define ITEM_META "GstWhisperItemMeta"
+#define DEVICE_CONTEXT "gst.whisperxdna2.device"
 
 enum OutputUnit
 {
@@ -133,6 +134,9 @@ struct Private
   GstClockTime max_observed_delay = 0;
   guint64 late_buffers = 0;
   guint64 discontinuities = 0;
+  guint64 dropped = 0;          /* buffers that were played backwards */
+  std::string fault;            /* why the CPU does the device's work now */
+  guint64 fallbacks = 0;        /* times that this began */
 
   /* --- Used by who starts a load: a state change, or the streaming thread */
   std::thread loader;           /* the last one started; it joins the ones before */
@@ -214,6 +218,9 @@ void gst_whisper_xdna2_enc_apply_language (GstWhisperXdna2Enc * self,
 void gst_whisper_xdna2_enc_start_load (GstWhisperXdna2Enc * self,
     Output output);
 void gst_whisper_xdna2_enc_cancel_load (GstWhisperXdna2Enc * self);
+/* Tells who asks what is in use, if that is known; FALSE: it is not. */
+gboolean gst_whisper_xdna2_enc_answer_context (GstWhisperXdna2Enc * self,
+    GstQuery * query);
 /* Waits for the loader. No engine: *flow says why. */
 std::shared_ptr<Engine> gst_whisper_xdna2_enc_wait_engine (GstWhisperXdna2Enc * self,
     GstFlowReturn * flow);

@@ -189,6 +189,11 @@ GstMessage* Bench::message(GstMessageType type, const char* name) {
   return nullptr;
 }
 
+void Bench::forget_messages() {
+  gst_bus_set_flushing(bus_, TRUE);
+  gst_bus_set_flushing(bus_, FALSE);
+}
+
 std::string Bench::error(GQuark domain, gint code) {
   GstMessage* message = this->message(GST_MESSAGE_ERROR);
   if (!message) return "";

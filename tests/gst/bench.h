@@ -56,6 +56,8 @@ class Bench {
 
   // Bus messages until one of `type` (with the given structure name, if any); nullptr after 5 s.
   GstMessage* message(GstMessageType type, const char* name = nullptr);
+  // Messages can keep what the element has given up.
+  void forget_messages();
   // Text of the next ERROR, "" if none came within 5 s.
   std::string error(GQuark domain, gint code);
 

@@ -14,6 +14,7 @@ void FakeEngine::reset() {
   std::lock_guard<std::mutex> lock(mutex);
   detected_language = "en";
   notices.clear();
+  info = {"cpu", "imagination", "", "f32"};
 }
 
 namespace whisperxdna2 {
@@ -116,7 +117,10 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
 Engine::~Engine() { --fake.alive; }
 
 const Model& Engine::model() const { return state_->model; }
-EncoderInfo Engine::encoder_info() const { return {"cpu", "imagination", "", "f32"}; }
+EncoderInfo Engine::encoder_info() const {
+  std::lock_guard<std::mutex> lock(fake.mutex);
+  return fake.info;
+}
 const std::vector<std::string>& Engine::notices() const { return state_->notices; }
 
 bool Engine::push(const float* samples, int64_t count) {

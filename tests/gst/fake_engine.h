@@ -32,6 +32,7 @@ struct FakeEngine {
   std::mutex mutex;
   std::string detected_language = "en";   // where the language is "auto"
   std::vector<std::string> notices;
+  whisperxdna2::EncoderInfo info;         // of every engine, at any time
   whisperxdna2::EngineOptions options;    // of the engine made last
   std::optional<whisperxdna2::LiveOptions> live;  // as set last
 

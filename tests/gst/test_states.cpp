@@ -161,6 +161,7 @@ GST_START_TEST(test_engine_is_kept_in_ready_and_freed_in_null) {
   set_state(bench.element(), GST_STATE_PLAYING);
   ck_assert_int_eq(fake.made, 1);
   set_state(bench.element(), GST_STATE_NULL);
+  bench.forget_messages();
   ck_assert_int_eq(fake.alive, 0);
 }
 GST_END_TEST;
@@ -172,7 +173,10 @@ GST_START_TEST(test_new_model_path_takes_effect_in_ready) {
   set_state(bench.element(), GST_STATE_READY);
   g_object_set(bench.element(), "model-path", "/models/b", nullptr);
   set_state(bench.element(), GST_STATE_PLAYING);
-  eventually([] { return fake.made == 2 && fake.alive == 1; });
+  eventually([&] {
+    bench.forget_messages();
+    return fake.made == 2 && fake.alive == 1;
+  });
   std::lock_guard<std::mutex> lock(fake.mutex);
   assert_string(fake.options.model_path, "/models/b");
 }
