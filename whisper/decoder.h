@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "whisper/cpu_encoder.h"
 #include "whisper/model.h"
 
 namespace whisperxdna2 {
@@ -48,8 +49,9 @@ struct DecodeResult {
 // Not thread-safe: one per engine. The weights are shared through the model.
 class Decoder {
  public:
+  // kF32: the matrices as the model has them (f32, f16, bf16). Otherwise int8, made here (a tenth of a second for base).
   // threads: 0 = as many as there are processors. Results do not depend on it.
-  explicit Decoder(std::shared_ptr<const Model> model, int threads = 0);
+  explicit Decoder(std::shared_ptr<const Model> model, Precision precision = Precision::kAuto, int threads = 0);
   ~Decoder();
   Decoder(Decoder&&) noexcept;
 

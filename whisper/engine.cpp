@@ -144,7 +144,7 @@ struct Engine::State {
     for (auto& buffer : mel_buffers) {
       buffer.resize(static_cast<size_t>(model->dims.n_mels) * o.audio_context * kFramesPerPosition);
     }
-    if (o.output != Output::kFeatures) decoder.emplace(model);
+    if (o.output != Output::kFeatures) decoder.emplace(model, o.precision, o.threads);
     start_stream();
   }
 

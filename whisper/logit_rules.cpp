@@ -61,8 +61,8 @@ void LogitRules::apply_timestamp_rules(const std::vector<int>& sampled, float* l
   }
 
   // If all timestamps together are likelier than any text, one of them it is.
-  const float times = log_sum_exp(logits + begin, n_vocab_ - begin);
-  const float text = largest(logits, begin);
+  const float times = gemv_kernels().log_sum_exp(logits + begin, n_vocab_ - begin);
+  const float text = gemv_kernels().largest(logits, begin);
   if (times > text) std::fill(logits, logits + begin, kNever);
 }
 

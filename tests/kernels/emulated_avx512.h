@@ -44,6 +44,30 @@ inline float emulated_reduce_max_ps(simde__m512 a) {
   for (int i = 1; i < 16; ++i) v.f32[0] = v.f32[i] > v.f32[0] ? v.f32[i] : v.f32[0];
   return v.f32[0];
 }
+// The halves by the processor's own F16C.
+inline simde__m512 emulated_cvtph_ps(__m256i a) {
+  simde__m512_private to;
+  to.m256[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(a));
+  to.m256[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1));
+  return simde__m512_from_private(to);
+}
+inline __m256i emulated_cvtps_ph(simde__m512 a) {
+  const simde__m512_private from = simde__m512_to_private(a);
+  return _mm256_set_m128i(_mm256_cvtps_ph(from.m256[1], _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(from.m256[0], _MM_FROUND_TO_NEAREST_INT));
+}
+inline simde__m512i emulated_cvtepu16_epi32(__m256i a) {
+  simde__m512i_private to;
+  to.m256i[0] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(a));
+  to.m256i[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, 1));
+  return simde__m512i_from_private(to);
+}
+#undef _mm512_cvtepu16_epi32
+#define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
+#undef _mm512_cvtph_ps
+#undef _mm512_cvtps_ph
+#define _mm512_cvtph_ps emulated_cvtph_ps
+#define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a)
 #undef _mm512_reduce_add_ps  // later versions of SIMDe have some of them
 #undef _mm512_reduce_max_ps
 #undef _mm512_srav_epi32

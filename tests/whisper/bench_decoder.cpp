@@ -1,9 +1,11 @@
 // Times the decoder over recorded encoder rows: setting features, a prefix, and each sampled token.
-// usage: bench_decoder [THREADS [MODEL]]
+// usage: bench_decoder [THREADS [int8|f32 [MODEL]]]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
+#include <string>
 
 #include "kernels/cpu/cpu_features.h"
 #include "tests/whisper/decoder_case.h"
@@ -30,10 +32,14 @@ void print(const char* what, std::vector<double> times, double per) {
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
-  const auto model = load_model(argc > 2 ? argv[2] : default_model_path());
-  Decoder decoder(model, threads);
+  const auto model = load_model(argc > 3 ? argv[3] : default_model_path());
+  const bool int8 = argc < 3 || std::string(argv[2]) != "f32";
+  std::optional<Decoder> made;
+  const double making = milliseconds([&] { made.emplace(model, int8 ? Precision::kInt8 : Precision::kF32, threads); });
+  Decoder& decoder = *made;
   std::printf("%s, %s, %d threads\n%-34s %8s %8s\n", cpu_name().c_str(), isa_name(isa()), threads, "ms", "min", "median");
 
+  print("weights", {making}, 1);
   constexpr int kRuns = 15;
   std::vector<double> features, one, many, prefix, words;
   set_features(decoder, kJfkTail);

@@ -75,18 +75,25 @@ std::string joined(const std::vector<Word>& words) {
 
 void expect_text(const std::string& got, const std::string& wanted) { ck_assert_str_eq(got.c_str(), wanted.c_str()); }
 
+// Within one position of the recorded ones; with int8 weights one word may be off by two.
 void expect_recorded_times(const DecoderCase& c, const std::vector<std::pair<const char*, size_t>>& words) {
-  Decoder decoder(base());
-  set_features(decoder, c);
-  DecodeOptions o = options_of(c);
-  o.alignment = true;
-  const DecodeResult r = decoder.decode(o);
   const auto starts = load_npy<int32_t>("whisper/decoder/" + std::string(c.name) + "_starts.npy").data;
-  const std::vector<Word> got = word_times(*base()->tokenizer, "en", c.prefix, r, 8, c.content, nullptr);
-  ck_assert_int_eq(got.size(), words.size());
-  for (size_t i = 0; i < words.size(); ++i) {
-    ck_assert_str_eq(got[i].text.c_str(), words[i].first);
-    ck_assert_double_eq_tol(got[i].start, starts[words[i].second] * 0.02, 0.021);
+  for (Precision precision : {Precision::kF32, Precision::kInt8}) {
+    Decoder decoder(base(), precision);
+    set_features(decoder, c);
+    DecodeOptions o = options_of(c);
+    o.alignment = true;
+    const DecodeResult r = decoder.decode(o);
+    const std::vector<Word> got = word_times(*base()->tokenizer, "en", c.prefix, r, 8, c.content, nullptr);
+    ck_assert_int_eq(got.size(), words.size());
+    int off = 0;
+    for (size_t i = 0; i < words.size(); ++i) {
+      ck_assert_str_eq(got[i].text.c_str(), words[i].first);
+      const double error = std::fabs(got[i].start - starts[words[i].second] * 0.02);
+      ck_assert_double_le(error, precision == Precision::kF32 ? 0.021 : 0.041);
+      off += error > 0.021;
+    }
+    ck_assert_int_le(off, 1);
   }
 }
 
