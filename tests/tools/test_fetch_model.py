@@ -99,7 +99,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header('Content-Type', 'text/html' if self.path.endswith('/') else 'application/octet-stream')
         self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
-        if trouble == 'breaks off always' or (trouble == 'breaks off once' and not start):
+        if trouble == 'breaks off at once' and start:
+            return
+        if trouble.startswith('breaks off a') or (trouble == 'breaks off once' and not start):
             self.wfile.write(body[start:start + len(body) // 3])
             return
         if trouble == 'stalls':
@@ -178,6 +180,13 @@ class FetchModel(unittest.TestCase):
     def hub(self, name):
         return '/home/of-the-model/resolve/0123/' + name
 
+    def wait_until_kept(self, count):
+        """What the server has sent is in the file."""
+        self.assertTrue(self.server.stalled.wait(20))
+        path, end = self.output / '.base.part' / 'hub' / 'model.bin', time.monotonic() + 20
+        while path.stat().st_size < count and time.monotonic() < end:
+            time.sleep(0.01)
+
     def without_hub(self):
         self.server.trouble[self.hub('config.json')] = 'missing'
 
@@ -223,7 +232,11 @@ class FetchModel(unittest.TestCase):
         self.server.trouble[self.hub('model.bin')] = 'breaks off always'
         self.server.trouble['/simple/made-up-part1/'] = 'missing'
         self.table['files']['model.bin'] = (30_000_000, self.table['files']['model.bin'][1])
-        self.expect_failure(self.run_program(), 'broke off after', 'of 30000000 bytes', 'pip failed with exit code 1')
+        result = self.run_program()
+        self.assertEqual(result.returncode, 1)
+        for text in ('broke off after', 'of 30000000 bytes', 'pip failed with exit code 1', 'The next run continues'):
+            self.assertIn(text, result.stderr)
+        self.expect_only('.base.part')
 
     def test_no_network(self):
         self.environment['HF_ENDPOINT'] = self.environment['PIP_INDEX_URL'] = 'http://127.0.0.1:9'
@@ -260,23 +273,48 @@ class FetchModel(unittest.TestCase):
                 self.server.trouble[self.hub('model.bin')] = 'stalls'
                 self.server.stalled.clear()
                 process = subprocess.Popen(self.command(), env=self.environment, stderr=subprocess.PIPE, text=True)
-                self.assertTrue(self.server.stalled.wait(20))
+                self.wait_until_kept(1_000_000)
                 process.send_signal(number)
                 _, errors = process.communicate(timeout=10)
                 self.assertEqual(process.returncode, 130, errors)
-                self.assertIn('interrupted, nothing was kept', errors)
-                self.expect_only()
+                self.assertIn('interrupted; what the hub has sent is kept', errors)
+                self.expect_only('.base.part')
+                self.assertEqual((self.output / '.base.part' / 'hub' / 'model.bin').read_bytes(),
+                                 self.files['model.bin'][:1_000_000])
+                shutil.rmtree(self.output)
+
+    def test_next_run_continues(self):
+        self.server.trouble[self.hub('model.bin')] = 'breaks off at once'
+        self.server.trouble['/simple/made-up-part1/'] = 'missing'
+        result = self.run_program()
+        self.assertEqual(result.returncode, 1)
+        self.assertIn('The next run continues after 1 MB', result.stderr)
+        self.server.trouble.clear()
+        self.server.requests.clear()
+        self.expect_model(self.run_program())
+        self.assertEqual(self.server.requests, [(self.hub('model.bin'), 'bytes=1000000-')])
+
+    def test_continued_with_something_else(self):
+        """What an earlier run left is not the beginning of this file."""
+        kept = self.output / '.base.part' / 'hub'
+        kept.mkdir(parents=True)
+        (kept / 'model.bin').write_bytes(bytes(500_000))
+        (kept / 'tokenizer.json').write_bytes(bytes(20_001))
+        self.expect_model(self.run_program())
+        self.assertIn((self.hub('model.bin'), None), self.server.requests)
 
     def test_after_a_kill(self):
-        """What a killed run left is removed by the next one."""
+        """The next run continues, and removes what else a killed one left."""
         self.server.trouble[self.hub('model.bin')] = 'stalls'
         process = subprocess.Popen(self.command(), env=self.environment, stderr=subprocess.DEVNULL)
-        self.assertTrue(self.server.stalled.wait(20))
+        self.wait_until_kept(1_000_000)
         process.kill()
         process.wait()
-        self.assertTrue((self.output / '.base.part').exists())
+        (self.output / '.base.part' / 'wheels').mkdir()
         self.server.trouble.clear()
+        self.server.requests.clear()
         self.expect_model(self.run_program())
+        self.assertEqual(self.server.requests, [(self.hub('model.bin'), 'bytes=1000000-')])
 
     def test_two_at_once(self):
         """The second waits for the first and downloads nothing."""
@@ -374,6 +412,48 @@ class FetchModel(unittest.TestCase):
         self.assertIn(f'in {self.output / "base"}', self.run_program('--list').stdout)
         (self.output / 'base' / 'config.json').write_bytes(b'[]')
         self.assertIn('damaged: config.json has SHA-256', self.run_program('--list').stdout)
+
+    def test_list_says_where_from(self):
+        listing = self.run_program('--list').stdout
+        self.assertIn('base                3 MB  99 languages   not fetched', listing)
+        self.assertIn('https://huggingface.co/home/of-the-model at 0123, MIT license', listing)
+        self.assertIn('SHA-256 of model.bin ' + self.table['files']['model.bin'][1], listing)
+
+    def test_table_of_models(self):
+        """Every model has what the engine needs, and numbers of the right form."""
+        module = load_program()
+        self.assertGreaterEqual(module.MODELS.keys(), {'tiny', 'tiny.en', 'base', 'small', 'medium', 'large-v3'})
+        for name, model in module.MODELS.items():
+            with self.subTest(model=name):
+                self.assertLess({'config.json', 'model.bin', 'tokenizer.json'}, set(model.files))
+                self.assertTrue({'vocabulary.txt', 'vocabulary.json'} & set(model.files))
+                self.assertRegex(model.hub, r'^\w+/[\w.-]*whisper[\w.-]+$')
+                self.assertRegex(model.revision, r'^[0-9a-f]{40}$')
+                for file in model.files.values():
+                    self.assertRegex(file.sha256, r'^[0-9a-f]{64}$')
+                    self.assertGreater(file.size, 2000)
+                parts = {name for wheel in model.wheels for _, name in wheel.members}
+                self.assertIn(parts, (set(), set(model.files)))
+        hashes = [model.files['model.bin'].sha256 for model in module.MODELS.values()]
+        self.assertEqual(len(set(hashes)), len(hashes))
+
+    def test_progress_bar(self):
+        module = load_program()
+        for program_output, terminal in ((io.StringIO(), False), (io.StringIO(), True)):
+            program_output.isatty = lambda: terminal
+            with redirect_stderr(program_output):
+                progress = module.Progress('model.bin', 200_000_000)
+                progress.at(50_000_000)
+                progress.last = 0
+                progress.at(100_000_000)
+                progress.end()
+            text = program_output.getvalue()
+            if terminal:
+                self.assertIn('model.bin [' + '#' * 15 + ' ' * 15 + '] 100 of 200 MB, ', text)
+                self.assertIn(' s left', text)
+                self.assertTrue(text.endswith('\r\033[K'))
+            else:
+                self.assertEqual(text, '')
 
     def test_cache_follows_xdg(self):
         module = load_program()
