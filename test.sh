@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Runs the tests:
-#   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores)
+#   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores);
+#                        where clang is installed, each fuzzer for 20 s
 #   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, fuzz, soak, or the name of one test
-#   ./test.sh --full     all of that                                                (hours)
+#   ./test.sh --full     all of that, each fuzzer for 10 minutes                    (hours)
 # Installs, builds and fetches what is missing. The last line is the total; the exit code is 0 only if all of it passed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,9 +12,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 places=()
 names=()
 fast=(--no-suite=soak)
+fuzzing=()  # 20 s each
 for argument; do
   case $argument in
-    --full) places=(host debian13 asan tsan fuzz) fast=() ;;
+    --full) places=(host debian13 asan tsan fuzz) fast=() fuzzing=(--test-args=-max_total_time=600) ;;
     debian13|asan|tsan|fuzz) places+=("$argument") ;;
     -*) echo "usage: test.sh [--full | NAME...]" >&2; exit 2 ;;
     *)
@@ -23,7 +25,10 @@ for argument; do
       ;;
   esac
 done
-[ ${#places[@]} -gt 0 ] || places=(host debian13)
+if [ ${#places[@]} = 0 ]; then
+  places=(host debian13)
+  ! command -v clang++ >/dev/null || places+=(fuzz)
+fi
 
 groups=(build run model test)
 [[ " ${places[*]} " != *" host "* ]] || groups+=(examples pipelines)
@@ -96,7 +101,7 @@ for where in "${places[@]}"; do
       --timeout-multiplier=10 ;;
     tsan) place tsan: build-tsan -- "${sanitized[@]}" -Db_sanitize=thread -- "${rooms[@]}" \
       --timeout-multiplier=20 ;;
-    fuzz) place fuzz: build-fuzz env CC=clang CXX=clang++ -- -Dtests=true -Dfuzz=true -- fuzz ;;
+    fuzz) place fuzz: build-fuzz env CC=clang CXX=clang++ -- -Dfuzz=true -- fuzz "${fuzzing[@]}" ;;
   esac
 done
 

@@ -8,13 +8,20 @@
 #include <cerrno>
 
 namespace whisperxdna2 {
+namespace {
+
+int64_t modified_at(const struct stat& status) {
+  return static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec;
+}
+
+}  // namespace
 
 ByteSource::ByteSource(std::string path) : path_(std::move(path)) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer.
   descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor_ < 0) {
     const int error = errno;
-    const bool missing = error == ENOENT || error == ENOTDIR;
+    const bool missing = error == ENOENT || error == ENOTDIR || error == ELOOP;
     throw Error(missing ? ErrorCode::kNotFound : ErrorCode::kNoResource,
                 path_ + " cannot be opened: " + std::strerror(error));
   }
@@ -24,6 +31,7 @@ ByteSource::ByteSource(std::string path) : path_(std::move(path)) {
     throw Error(ErrorCode::kUnsupported, path_ + " is not a regular file");
   }
   size_ = static_cast<uint64_t>(status.st_size);
+  modified_ = modified_at(status);
 }
 
 ByteSource::~ByteSource() { close(descriptor_); }
@@ -45,6 +53,19 @@ void ByteSource::read(uint64_t offset, void* to, uint64_t count) const {
     offset += static_cast<uint64_t>(got);
     count -= static_cast<uint64_t>(got);
   }
+}
+
+void ByteSource::expect_unchanged() const {
+  struct stat status;
+  if (fstat(descriptor_, &status) != 0 || static_cast<uint64_t>(status.st_size) != size_ ||
+      modified_at(status) != modified_)
+    throw Error(ErrorCode::kInvalidFile, path_ + " changed while it was being read; try again");
+}
+
+std::string printable(const std::string& text) {
+  std::string result = text;
+  std::replace_if(result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return result;
 }
 
 std::string read_text_file(const std::string& path, uint64_t limit) {
@@ -80,6 +101,13 @@ std::string Reader::text(uint64_t length, uint64_t limit, const char* what) {
     fail(std::string("the ") + what + " claims " + std::to_string(length) + " bytes");
   const char* at = take(length, what);
   return std::string(at, length);
+}
+
+std::string Reader::name(uint64_t length, uint64_t limit, const char* what) {
+  std::string name = text(length, limit, what);
+  if (name.empty() || name != printable(name))
+    fail(std::string("the ") + what + " is \"" + printable(name) + "\"");
+  return name;
 }
 
 void Reader::skip(uint64_t count, const std::string& what) {

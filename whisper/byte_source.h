@@ -32,11 +32,18 @@ class ByteSource {
   // Copies bytes [offset, offset + count). Throws Error(kInvalidFile) where they are not all in the file (any more).
   void read(uint64_t offset, void* to, uint64_t count) const;
 
+  // Throws Error(kInvalidFile) where it has been written to since it was opened.
+  void expect_unchanged() const;
+
  private:
   std::string path_;
   int descriptor_;
   uint64_t size_;
+  int64_t modified_;  // ns
 };
+
+// `text` with everything but printable ASCII replaced by '?': what a file says, fit for a message.
+std::string printable(const std::string& text);
 
 // The whole of a small file. Throws Error(kInvalidFile) where it is larger than `limit` bytes.
 std::string read_text_file(const std::string& path, uint64_t limit);
@@ -59,6 +66,8 @@ class Reader {
   }
   // `length` bytes. Throws Error(kInvalidFile) also where length > limit.
   std::string text(uint64_t length, uint64_t limit, const char* what);
+  // A text of at least one byte, all of them printable ASCII.
+  std::string name(uint64_t length, uint64_t limit, const char* what);
   void skip(uint64_t count, const std::string& what);
 
   // Throws Error(kInvalidFile): "PATH: MESSAGE (at byte N)".

@@ -10,7 +10,7 @@
 namespace whisperxdna2 {
 namespace {
 
-constexpr uint64_t kSlack = 64 << 20;  // memory allowed beyond a multiple of the files' size
+constexpr uint64_t kSlack = 32 << 20;  // allowed beyond a multiple of the files' size; the heap has as much
 
 struct Expected {
   std::string name;
@@ -114,7 +114,7 @@ std::shared_ptr<const Tokenizer> make_tokenizer(std::vector<std::string> vocabul
     if (index < control.size() && control[index] != name)
       throw Error(ErrorCode::kInvalidFile,
                   path + ": its vocabulary does not belong to its weights: token " +
-                      std::to_string(id) + " is \"" + control[index] + "\", not \"" + name + "\"");
+                      std::to_string(id) + " is \"" + printable(control[index]) + "\", not \"" + name + "\"");
   }
   return tokenizer;
 }
@@ -280,6 +280,7 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
   };
   model->encoder_pages->fill(count);
   model->decoder_pages->fill(count);
+  for (const auto& source : sources) source.first->expect_unchanged();
   model->content_key = model->encoder_pages->digest() + model->decoder_pages->digest();
   return model;
 }

@@ -9,6 +9,7 @@
 // bias for the key.
 
 #include <algorithm>
+#include <cmath>
 
 #include "whisper/checkpoint.h"
 #include "whisper/json.h"
@@ -59,7 +60,8 @@ class Ct2File {
   int scalar(const std::string& name, int fallback) const {
     const auto found = entries_.find(name);
     if (found == entries_.end()) return fallback;
-    if (!found->second.scalar) fail(name, "should be a scalar");
+    if (!found->second.scalar || !(std::abs(found->second.value) < 1e6))
+      fail(name, "should be a small number");
     return static_cast<int>(found->second.value);
   }
 
@@ -122,8 +124,8 @@ class Ct2File {
     if (text.empty() || text.back() != '\0')
       reader_.fail(std::string("the ") + what + " is not terminated");
     text.pop_back();
-    if (text.find('\0') != std::string::npos)
-      reader_.fail(std::string("the ") + what + " contains a NUL");
+    if (text.empty() || text != printable(text))
+      reader_.fail(std::string("the ") + what + " is \"" + printable(text) + "\"");
     return text;
   }
 

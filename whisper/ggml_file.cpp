@@ -124,7 +124,7 @@ Checkpoint read_ggml(const std::string& path) {
       tensor.shape[i] = static_cast<uint64_t>(size);
     }
     const std::string name =
-        reader.text(static_cast<uint64_t>(name_length), kMaxName, "name of a tensor");
+        reader.name(static_cast<uint64_t>(name_length), kMaxName, "name of a tensor");
     if (!storage_of(type, &tensor.storage))
       throw Error(ErrorCode::kUnsupported, path + ": tensor " + name + " has ggml type " +
                                                std::to_string(type) +

@@ -1,5 +1,7 @@
 #include "whisper/json.h"
 
+#include <unordered_set>
+
 #include "whisper/byte_source.h"
 
 namespace whisperxdna2 {
@@ -25,9 +27,18 @@ class Guard : public nlohmann::json_sax<Json> {
   bool number_float(number_float_t, const string_t&) override { return value(); }
   bool string(string_t&) override { return value(); }
   bool binary(binary_t&) override { return value(); }
-  bool key(string_t&) override { return value(); }
-  bool start_object(std::size_t) override { return enter(); }
-  bool end_object() override { return leave(); }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second) complaint = "a name is there twice";
+    return value();
+  }
+  bool start_object(std::size_t) override {
+    keys_.emplace_back();
+    return enter();
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return leave();
+  }
   bool start_array(std::size_t) override { return enter(); }
   bool end_array() override { return leave(); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
@@ -49,6 +60,7 @@ class Guard : public nlohmann::json_sax<Json> {
   }
 
   int values_ = 0, depth_ = 0;
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
 };
 
 }  // namespace
@@ -59,8 +71,8 @@ Json parse_json(const std::string& text, const std::string& path) {
   if (guard.complaint) fail(path, guard.complaint);
   try {
     return Json::parse(text);
-  } catch (const Json::exception& error) {
-    fail(path, std::string("not valid JSON: ") + error.what());
+  } catch (const Json::parse_error& error) {
+    fail(path, "not valid JSON (at byte " + std::to_string(error.byte) + ")");
   }
 }
 

@@ -20,6 +20,7 @@ namespace {
 constexpr uint64_t kMaxHeader = 4 << 20;
 constexpr uint64_t kMaxConfig = 1 << 20;
 constexpr size_t kMaxShards = 64;
+constexpr size_t kMaxName = 256;
 constexpr size_t kMaxRank = 4;
 
 using Tensors = std::map<std::string, StoredTensor>;
@@ -96,6 +97,8 @@ void read_safetensors(const std::string& path, Tensors& tensors) {
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
+    if (name.size() > kMaxName || name != printable(name))
+      fail(path, "a tensor's name is \"" + printable(name.substr(0, kMaxName)) + "\"");
     StoredTensor tensor = read_entry(name, entry, source, data_begin);
     ranges.emplace_back(tensor.offset, tensor.offset + tensor.bytes);
     if (!tensors.emplace(name, std::move(tensor)).second)

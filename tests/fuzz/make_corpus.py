@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes seed inputs for the fuzz targets: DIRECTORY/{ct2,ggml,hugging_face,vocabulary,tokenizer}/*.
+"""Writes seed inputs for the fuzz targets: DIRECTORY/{ct2,ggml,hugging_face,directory,tokenizer}/*.
 Usage: make_corpus.py DIRECTORY
 
 Model files are those of tests/whisper/make_models.py with zero weights, in the form that fuzz_model.cpp expands: pieces of
@@ -46,16 +46,16 @@ def pieces(data):
 def main():
     out = sys.argv[1]
     weights = {name: bytes(2 * make_models.product(shape)) for name, shape in make_models.shapes().items()}
-    seeds = {"ct2": {}, "ggml": {}, "hugging_face": {}, "vocabulary": {}, "tokenizer": {}}
+    seeds = {"ct2": {}, "ggml": {}, "hugging_face": {}, "directory": {}, "tokenizer": {}}
     # Blocks of zeros, whatever their format; the tests have the others.
-    sizes = {"q8_0": 34, "q5_1": 24}
+    sizes = {"q8_0": 34, "q5_0": 22, "q5_1": 24, "q4_0": 18, "q4_1": 20}
     make_models.block_quantize = lambda values, kind: (bytes(len(values) // 32 * sizes[kind]), None)
     make_models.tokens = lambda: [b"a", b"\xff\x00", b""]
     with tempfile.TemporaryDirectory() as work:
         for kind in ("f16", "f32"):
             make_models.ct2(f"{work}/ct2-{kind}", weights, kind, aliased=kind == "f32")
             seeds["ct2"][kind] = open(f"{work}/ct2-{kind}/model.bin", "rb").read()
-        for kind in ("f16", "q8_0", "q5_1"):
+        for kind in ("f16", *sizes):
             make_models.ggml(f"{work}/{kind}.bin", weights, kind)
             seeds["ggml"][kind] = open(f"{work}/{kind}.bin", "rb").read()
         for dtype in ("F16", "BF16"):
@@ -66,13 +66,17 @@ def main():
         # Their beginnings as well: a complete model takes a hundred times as long to load.
         seeds[target] = {**whole, **{name + "-head": data[:1500] for name, data in whole.items()}}
 
-    # The first byte chooses the file's name (fuzz_vocabulary.cpp).
-    seeds["vocabulary"] = {
+    # The first byte chooses the file's name (fuzz_directory.cpp).
+    seeds["directory"] = {
         "txt": b"\0!\n\"\n\xc4\xa0the\n\n<|endoftext|>\n",
         "list": b"\1" + json.dumps(["!", "\u0120the", "<|endoftext|>"]).encode(),
         "tokenizer": b"\2" + json.dumps({"added_tokens": [{"id": 2, "content": "<|en|>"}],
                                          "model": {"vocab": {"!": 0, "\u0120a": 1}, "merges": ["a b"]}}).encode(),
         "map": b"\3" + json.dumps({"!": 0, "\u0120a": 1}).encode(),
+        "config": b"\4" + json.dumps({**make_models.configuration(), "dtype": "float16"}).encode(),
+        "generation": b"\5" + json.dumps({"alignment_heads": [[0, 0]], "no_timestamps_token_id": 50363}).encode(),
+        "index": b"\6" + json.dumps({"metadata": {"total_size": 8}, "weight_map": {
+            f"model.encoder.{name}.bias": "model-00001-of-00001.safetensors" for name in ("conv1", "conv2")}}).encode(),
     }
     seeds["tokenizer"] = {
         "english": b" it's 42 o'clock,  isn't it?\n",

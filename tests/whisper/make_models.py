@@ -319,6 +319,14 @@ def safetensors(path, tensors, dtype):
     write(path, struct.pack("<Q", len(text)) + text + b"".join(blobs))
 
 
+def configuration():
+    return {
+        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1,
+        "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
+        "vocab_size": N_VOCAB, "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
+        "scale_embedding": False}
+
+
 def hugging_face(directory, weights, dtype, sharded=False):
     tensors = {hugging_face_name(n): (shape, weights[n]) for n, shape in shapes().items()}
     if sharded:
@@ -331,11 +339,7 @@ def hugging_face(directory, weights, dtype, sharded=False):
         write_json(directory + "/model.safetensors.index.json", index)
     else:
         safetensors(directory + "/model.safetensors", tensors, dtype)
-    write_json(directory + "/config.json", {
-        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1,
-        "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
-        "vocab_size": N_VOCAB, "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
-        "scale_embedding": False})
+    write_json(directory + "/config.json", configuration())
     write_json(directory + "/generation_config.json", {"alignment_heads": [[0, 0]],
                                                          "no_timestamps_token_id": N_VOCAB - 1502})
     if sharded:
