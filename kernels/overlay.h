@@ -21,8 +21,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace whisperxdna2::overlay {
+
+// Of what this file says. Another number means that an array and a host of different numbers do not understand each other.
+constexpr int kVersion = 1;
 
 // ---- Variants
 
@@ -188,6 +192,13 @@ constexpr int kInstructionArgument = 1, kInstructionWordsArgument = 2, kFirstBuf
 // Buffer arguments as address patches count them.
 constexpr int kAArgument = 0, kWArgument = 1, kCArgument = 2, kChainedCArgument = 3;
 constexpr int kBufferArguments = 5;
+
+// The build writes this key with this value into an xclbin's key-value metadata, and the host refuses another value.
+constexpr char kIdentityKey[] = "whisperxdna2_overlay";
+inline std::string identity(const Variant& variant) {
+  return std::string(variant.name) + " version " + std::to_string(kVersion) + ", tiles " + std::to_string(kTileM) + "x" +
+         std::to_string(kTileK) + "x" + std::to_string(kTileN) + ", tail " + std::to_string(kTail);
+}
 
 // ---- Memory of a core
 

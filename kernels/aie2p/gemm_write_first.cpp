@@ -24,10 +24,3 @@ void gemm_write_first(int32_t* sums, const int32_t* parameters, int8_t* __restri
     aie::store_v(reinterpret_cast<uint8_t*>(from), lower32.to_vector<uint8_t>(0));
   }
 }
-
-void gemm_write_second(const int32_t* sums, int8_t* __restrict c) {
-  WHISPERXDNA2_LOOPS_AT_LEAST(kBlocks)
-  for (int block = 0; block < kBlocks; ++block) {
-    aie::store_v(c + block * kLanes, aie::load_v<kLanes>(reinterpret_cast<const int8_t*>(sums + block * kLanes)));
-  }
-}
