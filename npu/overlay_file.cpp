@@ -5,6 +5,8 @@
 #include <xrt/detail/xclbin.h>
 
 #include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "whisper/error.h"
 
@@ -29,15 +31,30 @@ std::string overlay_path() {
                                            "): install the one that belongs to it, or unset WHISPERXDNA2_OVERLAY");
 }
 
-int columns_of(const xrt::xclbin& xclbin, const std::string& path) {
+// Of the first section of this kind; empty if there is none inside the file.
+std::string_view section_of(const xrt::xclbin& xclbin, axlf_section_kind kind) {
   const axlf* top = xclbin.get_axlf();
-  const axlf_section_header* section = ::xclbin::get_axlf_section(top, AIE_PARTITION);
-  if (!section || section->m_sectionSize < sizeof(aie_partition) || section->m_sectionOffset > top->m_header.m_length ||
-      section->m_sectionSize > top->m_header.m_length - section->m_sectionOffset) {
-    foreign(path, "it has no AIE partition");
+  const axlf_section_header* section = ::xclbin::get_axlf_section(top, kind);
+  const uint64_t length = top->m_header.m_length;
+  if (!section || section->m_sectionOffset > length || section->m_sectionSize > length - section->m_sectionOffset) return {};
+  return {reinterpret_cast<const char*>(top) + section->m_sectionOffset, section->m_sectionSize};
+}
+
+int columns_of(const xrt::xclbin& xclbin, const std::string& path) {
+  const std::string_view partition = section_of(xclbin, AIE_PARTITION);
+  if (partition.size() < sizeof(aie_partition)) foreign(path, "it has no AIE partition");
+  return reinterpret_cast<const aie_partition*>(partition.data())->info.column_width;
+}
+
+// What `xclbinutil --key-value USER:KEY:VALUE` has written, as {"key_values": [{"key": ..., "value": ...}]}.
+std::string identity_of(const xrt::xclbin& xclbin) {
+  const std::string_view text = section_of(xclbin, KEYVALUE_METADATA);
+  const auto metadata = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
+  if (!metadata.is_object()) return {};
+  for (const auto& pair : metadata.value("key_values", nlohmann::json::array())) {
+    if (pair.is_object() && pair.value("key", "") == overlay::kIdentityKey) return pair.value("value", "");
   }
-  const char* bytes = reinterpret_cast<const char*>(top) + section->m_sectionOffset;
-  return reinterpret_cast<const aie_partition*>(bytes)->info.column_width;
+  return {};
 }
 
 }  // namespace
@@ -65,6 +82,10 @@ OverlayFile load_overlay() {
     if (v->columns == columns) file.variant = v;
   }
   if (!file.variant) foreign(file.path, std::to_string(columns) + " columns");
+  const std::string identity = identity_of(file.xclbin), wanted = overlay::identity(*file.variant);
+  if (identity != wanted) {
+    foreign(file.path, (identity.empty() ? "it does not say which" : "it is \"" + identity + "\"") + ", wanted is \"" + wanted + '"');
+  }
   return file;
 }
 

@@ -152,8 +152,9 @@ def design(d, variant):
     a_rows = variant["a_object"] // d["tile_k"]
     column_bytes = blocks * steps * b_object
 
-    def sequence(a, w, c, a_handles, b_handles, c_handles):
+    def sequence(a, w, c, *more):
         """Row blocks outermost. Sizes and strides in bytes, outermost first."""
+        a_handles, b_handles, c_handles = more[-3:]
         for row_block in range(row_blocks):
             group = TaskGroup()
             for stream, handle in enumerate(a_handles):
@@ -183,6 +184,8 @@ def design(d, variant):
             int8s(m * k),
             int8s(columns * column_bytes),
             int8s(m * pitch),
+            # The compiler gives the kernel as many arguments as there are here; the host's streams use more than this one.
+            *[int8s(m * pitch)] * (d["buffer_arguments"] - 3),
             [fifo.prod(tile=Tile(column, SHIM_ROW)) for fifo, (column, _, _) in zip(a_to_memtile, variant["a_channels"])],
             [fifo.prod(tile=Tile(column, SHIM_ROW)) for column, fifo in enumerate(b_to_memtile)],
             [fifo.cons(tile=Tile(column, SHIM_ROW)) for column, fifo in enumerate(c_to_host)],

@@ -336,6 +336,12 @@ START_TEST(file_that_is_no_overlay_is_refused) {
 }
 END_TEST
 
+START_TEST(overlay_of_another_version_is_refused) {
+  use_overlay("outdated");
+  assert_says(refusal(), ErrorCode::kUnsupported, "it is \"gemm8 version 0\", wanted is \"gemm8 version 1, tiles 64x128x64");
+}
+END_TEST
+
 START_TEST(foreign_overlay_is_found_by_the_self_test) {
   use_overlay("vadd");
   ck_assert_int_eq(static_cast<int>(refusal().code()), static_cast<int>(ErrorCode::kDevice));
@@ -418,6 +424,7 @@ int main(int, char** arguments) {
   tcase_add_test(missing, exhausted_contexts_are_named);
   tcase_add_test(missing, missing_overlay_is_named);
   tcase_add_test(missing, file_that_is_no_overlay_is_refused);
+  tcase_add_test(missing, overlay_of_another_version_is_refused);
   tcase_add_test(missing, foreign_overlay_is_found_by_the_self_test);
   tcase_add_test(missing, wrong_numbers_are_found_by_the_self_test);
   tcase_add_test(missing, other_precisions_are_refused);
