@@ -70,6 +70,7 @@ enum
   PROP_PRECISION,
   PROP_LANGUAGE_CODE,
   PROP_TRANSLATE,
+  PROP_BEAM_SIZE,
   PROP_AUDIO_CONTEXT,
   PROP_N_THREADS,
   PROP_OUTPUT_UNIT,
@@ -309,6 +310,9 @@ gst_whisper_xdna2_enc_set_property (GObject * object, guint id,
     case PROP_TRANSLATE:
       settings->engine.translate = g_value_get_boolean (value);
       break;
+    case PROP_BEAM_SIZE:
+      settings->engine.beam_size = g_value_get_uint (value);
+      break;
     case PROP_AUDIO_CONTEXT:
       settings->engine.audio_context = g_value_get_uint (value);
       latency_changed = TRUE;
@@ -374,6 +378,9 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
       break;
     case PROP_TRANSLATE:
       g_value_set_boolean (value, settings.engine.translate);
+      break;
+    case PROP_BEAM_SIZE:
+      g_value_set_uint (value, settings.engine.beam_size);
       break;
     case PROP_AUDIO_CONTEXT:
       g_value_set_uint (value, settings.engine.audio_context);
@@ -510,6 +517,18 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    */
   properties[PROP_TRANSLATE] = g_param_spec_boolean ("translate", "Translate",
       "Write English, whatever is spoken", FALSE, ready);
+
+  /**
+   * GstWhisperXdna2Enc:beam-size:
+   *
+   * How many texts the decoder follows at once before it takes the likeliest;
+   * 1 is greedy decoding.
+   *
+   * Since: 0.1
+   */
+  properties[PROP_BEAM_SIZE] = g_param_spec_uint ("beam-size", "Beam size",
+      "Texts that the decoder follows at once (1 = greedy decoding)", 1,
+      whisperxdna2::kMostBeams, EngineOptions ().beam_size, ready);
 
   /**
    * GstWhisperXdna2Enc:audio-context:

@@ -291,7 +291,7 @@ is_same_engine (const EngineOptions & a, const EngineOptions & b)
   return a.model_path == b.model_path && a.backend == b.backend &&
       a.precision == b.precision && a.threads == b.threads &&
       a.output == b.output && a.translate == b.translate &&
-      a.audio_context == b.audio_context;
+      a.beam_size == b.beam_size && a.audio_context == b.audio_context;
 }
 
 void

@@ -10,6 +10,7 @@
 #include "kernels/cpu/gemv.h"
 #include "kernels/cpu/thread_pool.h"
 #include "whisper/decoder_network.h"
+#include "whisper/decoder_search.h"
 #include "whisper/error.h"
 #include "whisper/logit_rules.h"
 #include "whisper/tokenizer.h"
@@ -19,18 +20,6 @@ namespace {
 
 constexpr size_t kMostPromptTokens = 223;  // openai/whisper: n_text_ctx / 2 - 1
 constexpr float kNoSpeechLimit = 0.6f;     // a silent window is no failure to be decoded again
-
-// Whether the text ends in six copies of an n-gram.
-bool repeats_itself(const std::vector<int>& tokens) {
-  constexpr size_t kLongest = 16, kCopies = 6;
-  for (size_t n = 1; n <= kLongest && n * kCopies <= tokens.size(); ++n) {
-    if (std::equal(tokens.end() - static_cast<ptrdiff_t>(n * (kCopies - 1)), tokens.end(),
-                   tokens.end() - static_cast<ptrdiff_t>(n * kCopies))) {
-      return true;
-    }
-  }
-  return false;
-}
 
 // UTF-8 bytes by zlib bytes: above the limit, the text repeats itself.
 float zlib_ratio(std::string text) {
@@ -46,12 +35,13 @@ float zlib_ratio(std::string text) {
 }  // namespace
 
 struct Decoder::State {
-  State(std::shared_ptr<const Model> m, Precision precision, int threads)
+  State(std::shared_ptr<const Model> m, Precision precision, int n_threads)
       : model(std::move(m)),
         dims(model->dims),
-        network(model, precision != Precision::kF32, threads > 0 ? threads : ThreadPool::available_processors()),
-        positions(dims.n_text_ctx) {
-    std::iota(positions.begin(), positions.end(), 0);
+        threads(n_threads > 0 ? n_threads : ThreadPool::available_processors()),
+        network(model, precision != Precision::kF32, threads),
+        numbers(dims.n_text_ctx) {
+    std::iota(numbers.begin(), numbers.end(), 0);
   }
 
   // What the decoder is given to begin with.
@@ -62,12 +52,13 @@ struct Decoder::State {
   };
   Start start(const DecodeOptions& options) const;
   DecodeResult attempt(const DecodeOptions& options, const Start& start, float temperature);
-  int sample(const float* filtered, float temperature, std::mt19937& random) const;
+  Candidate sample(const float* filtered, float temperature, std::mt19937& random) const;
 
   const std::shared_ptr<const Model> model;
   const ModelDims dims;
+  const int threads;
   DecoderNetwork network;
-  std::vector<int> positions;  // 0, 1, ...: the history of a token in the slot of its position
+  std::vector<int> numbers;  // 0, 1, ...
   std::vector<DecoderNetwork::Row> rows;
 };
 
@@ -89,7 +80,7 @@ std::vector<float> Decoder::detect_language() {
   const SpecialTokens& special = s.model->tokenizer->special();
   if (!special.multilingual) return {};
   s.network.reserve(1, 1, s.dims.n_text_ctx, false);
-  const DecoderNetwork::Row row{special.sot, 0, s.positions.data(), false};
+  const DecoderNetwork::Row row{special.sot, 0, s.numbers.data(), false};
   const int first = 0;
   s.network.run(&row, 1, &first, 1);
   const float* of = s.network.logits(0) + special.language_begin;
@@ -102,6 +93,7 @@ std::vector<float> Decoder::detect_language() {
 DecodeResult Decoder::decode(const DecodeOptions& o) {
   State& s = *state_;
   if (!s.network.has_features()) throw Error(ErrorCode::kInvalidUse, "decode() needs set_features() first");
+  if (o.beam_size < 1) throw Error(ErrorCode::kInvalidUse, "decode() needs at least one beam");
   if (o.temperatures.empty()) throw Error(ErrorCode::kInvalidUse, "decode() needs at least one temperature");
   const State::Start start = s.start(o);
   DecodeResult r;
@@ -147,13 +139,9 @@ Decoder::State::Start Decoder::State::start(const DecodeOptions& o) const {
   return s;
 }
 
-int Decoder::State::sample(const float* filtered, float temperature, std::mt19937& random) const {
+// One token by its probability at the temperature.
+Candidate Decoder::State::sample(const float* filtered, float temperature, std::mt19937& random) const {
   const float most = gemv_kernels().largest(filtered, dims.n_vocab);
-  if (temperature <= 0) {
-    const float* end = filtered + dims.n_vocab;
-    const float* best = std::find(filtered, end, most);
-    return best == end ? model->tokenizer->special().eot : static_cast<int>(best - filtered);
-  }
   // The sums are in double and in order, so that the same number always finds the same token.
   const auto weight = [&](int i) { return std::exp(static_cast<double>(filtered[i] - most) / temperature); };
   double total = 0;
@@ -166,7 +154,7 @@ int Decoder::State::sample(const float* filtered, float temperature, std::mt1993
     left -= w;
     if (left < 0) break;
   }
-  return last;
+  return {last, filtered[last] - gemv_kernels().log_sum_exp(filtered, dims.n_vocab)};
 }
 
 DecodeResult Decoder::State::attempt(const DecodeOptions& o, const Start& start, float temperature) {
@@ -174,20 +162,20 @@ DecodeResult Decoder::State::attempt(const DecodeOptions& o, const Start& start,
   const SpecialTokens& special = tokenizer.special();
   const int given = static_cast<int>(start.tokens.size());
   const int most = std::max(0, std::min(o.max_new_tokens, dims.n_text_ctx - given));
-  const GemvKernels& kernels = gemv_kernels();
   const LogitRules rules(tokenizer, {o.suppress_blank, o.timestamps, o.max_initial_timestamp});
   // Each attempt has its own sequence, so that it does not depend on the ones before it.
   std::mt19937 random(static_cast<uint32_t>(std::lround(temperature * 1000)));
 
   // All memory now, none while sampling.
-  DecodeResult r;
-  r.temperature = temperature;
-  r.tokens.reserve(most);
-  r.log_probs.reserve(most);
+  const int beams = temperature > 0 ? 1 : o.beam_size;
   const bool align = o.alignment && network.content() > 0;
-  network.reserve(given, 2, dims.n_text_ctx, align);
+  BeamSearch search(beams, special.eot, most, given);
+  network.reserve(std::max(given, beams), std::max(2, beams), BeamSearch::slots(beams, most, given), align);
+  std::vector<std::vector<Candidate>> candidates(beams);
+  for (auto& some : candidates) some.reserve(beams + 1);
   rows.clear();
-  for (int i = 0; i < given; ++i) rows.push_back({start.tokens[i], i, positions.data(), align && i >= start.before_text});
+  rows.reserve(std::max(given, beams));
+  for (int i = 0; i < given; ++i) rows.push_back({start.tokens[i], i, numbers.data(), align && i >= start.before_text});
 
   const auto poll = [&] {
     if (o.interrupted && *o.interrupted) throw Error(ErrorCode::kInterrupted, "decoding was interrupted");
@@ -195,41 +183,48 @@ DecodeResult Decoder::State::attempt(const DecodeOptions& o, const Start& start,
   poll();
   const int projected[] = {start.sot, given - 1};
   network.run(rows.data(), given, projected, 2);
+  DecodeResult r;
+  r.temperature = temperature;
   const float* first_logits = network.logits(0);
-  r.no_speech_prob = std::exp(first_logits[special.no_speech] - kernels.log_sum_exp(first_logits, dims.n_vocab));
-  float* next_logits = network.logits(1);
+  r.no_speech_prob =
+      std::exp(first_logits[special.no_speech] - gemv_kernels().log_sum_exp(first_logits, dims.n_vocab));
 
-  double total = 0;
-  int past = given;
-  while (static_cast<int>(r.tokens.size()) < most) {
-    poll();
-    rules.apply(r.tokens, next_logits);
-    const int next = sample(next_logits, temperature, random);
-    const float log_prob = next_logits[next] - kernels.log_sum_exp(next_logits, dims.n_vocab);
-    total += log_prob;
-    if (next == special.eot) {
-      r.ended = true;
-      break;
+  int logits_of_live = 1;  // where in the network's those of the first live hypothesis are
+  const auto consider = [&](int i) {
+    float* logits = network.logits(logits_of_live + i);
+    rules.apply(search.live(i).tokens, logits);
+    if (temperature > 0) {
+      candidates[i].assign(1, sample(logits, temperature, random));
+    } else {
+      most_likely(logits, dims.n_vocab, beams == 1 ? 1 : beams + 1, &candidates[i]);
     }
-    r.tokens.push_back(next);
-    r.log_probs.push_back(log_prob);
-    const bool last = static_cast<int>(r.tokens.size()) == most || (o.stop_at_loop && repeats_itself(r.tokens));
-    if (last && !align) break;
-    const DecoderNetwork::Row row{next, past++, positions.data(), align};
-    const int only = 0;
-    network.run(&row, 1, &only, last ? 0 : 1);
-    if (last) break;
-    next_logits = network.logits(0);
+  };
+  for (bool more = most > 0; more;) {
+    poll();
+    ThreadPool::instance().parallel_for(threads, search.live(), [&consider](int i) { consider(i); });
+    more = search.advance(candidates) && !(o.stop_at_loop && repeats_itself(search.live(0).tokens));
+    // The last tokens are run as well where their alignment is wanted.
+    if (!more && (!align || search.complete())) break;
+    rows.clear();
+    for (int i = 0; i < search.live(); ++i) {
+      const Hypothesis& h = search.live(i);
+      rows.push_back({h.tokens.back(), static_cast<int>(h.slots.size()) - 1, h.slots.data(), align});
+    }
+    network.run(rows.data(), search.live(), numbers.data(), more ? search.live() : 0);
+    logits_of_live = 0;
   }
-  r.mean_log_prob = static_cast<float>(total / static_cast<double>(r.tokens.size() + 1));
+  const Hypothesis& best = search.best();
+  r.tokens = best.tokens;
+  r.log_probs = best.log_probs;
+  r.ended = best.ended;
+  r.mean_log_prob = static_cast<float>(best.sum / static_cast<double>(r.tokens.size() + 1));
   r.compression_ratio = zlib_ratio(tokenizer.decode(r.tokens));
   if (align) {
     const size_t heads = model->alignment_heads.size(), content = network.content();
-    const int first = start.before_text;
-    r.alignment_rows = past - first;
+    r.alignment_rows = static_cast<int>(best.slots.size()) - start.before_text;
     r.alignment.resize(r.alignment_rows * heads * content);
     for (int row = 0; row < r.alignment_rows; ++row) {
-      const float* from = network.alignment(first + row);
+      const float* from = network.alignment(best.slots[start.before_text + row]);
       for (size_t h = 0; h < heads; ++h) {
         std::copy_n(from + h * content, content, &r.alignment[(h * r.alignment_rows + row) * content]);
       }

@@ -19,6 +19,8 @@ struct DecodeOptions {
   std::vector<int> prefix;      // text that must begin the result; not sampled, computed in one batch
   int max_new_tokens = 224;     // cap by the caller, who knows the duration
   float max_initial_timestamp = 1.0f;  // seconds
+  // Hypotheses followed at once; 1 is greedy decoding. Only at temperature 0 (decoder_search.h).
+  int beam_size = 1;
   bool suppress_blank = true;   // forbid a blank or an end as the first sampled token
   // Temperatures tried in turn while the result looks like a failure. {0} = plain greedy.
   std::vector<float> temperatures = {0.0f};

@@ -140,6 +140,9 @@ struct Engine::State {
       throw Error(ErrorCode::kInvalidUse, "audio-context must lie between 64 and 1500 positions of 20 ms, not " +
                                               std::to_string(o.audio_context));
     }
+    if (o.beam_size < 1 || o.beam_size > kMostBeams) {
+      throw Error(ErrorCode::kInvalidUse, "beam-size must lie between 1 and 8, not " + std::to_string(o.beam_size));
+    }
     wanted_token(o.language);
     for (auto& buffer : mel_buffers) {
       buffer.resize(static_cast<size_t>(model->dims.n_mels) * o.audio_context * kFramesPerPosition);
@@ -303,6 +306,7 @@ struct Engine::State {
     DecodeOptions o;
     o.language = language_token(wanted_language);
     o.translate = options.translate;
+    o.beam_size = options.beam_size;
     o.timestamps = long_windows;
     o.prefix = prefix;
     o.suppress_blank = prefix.empty();  // nothing need follow what has been said already

@@ -28,6 +28,8 @@
 
 namespace whisperxdna2 {
 
+constexpr int kMostBeams = 8;
+
 enum class Output {
   kCaptions,  // a Segment is a caption: a sentence, or what fits two lines
   kWords,     // a Segment is a word, returned as soon as it is final
@@ -42,6 +44,7 @@ struct EngineOptions {
   Output output = Output::kCaptions;
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
+  int beam_size = 1;               // hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
   std::optional<LiveOptions> live; // captions soon after they are said; ignored for features; see set_live()
 };

@@ -25,11 +25,12 @@ std::shared_ptr<const Model> model() {
 }
 
 struct Rig {
-  explicit Rig(Output output, FakeBehavior behavior = {}, int positions = 512) {
+  explicit Rig(Output output, FakeBehavior behavior = {}, int positions = 512, int beams = 1) {
     EngineOptions o;
     o.output = output;
     o.language = "en";
     o.audio_context = positions;
+    o.beam_size = beams;
     auto e = std::make_unique<FakeEncoder>(80, 64, behavior);
     encoder = e.get();
     engine = std::make_unique<Engine>(o, model(), std::move(e));
@@ -334,10 +335,10 @@ START_TEST(an_unknown_language_is_named) {
 }
 END_TEST
 
-START_TEST(an_impossible_audio_context_is_refused) {
-  for (const int positions : {0, 63, 1501}) {
+START_TEST(impossible_windows_and_beams_are_refused) {
+  for (const auto& [positions, beams] : {std::pair(0, 1), {63, 1}, {1501, 1}, {512, 0}, {512, 9}}) {
     try {
-      Rig rig(Output::kCaptions, {}, positions);
+      Rig rig(Output::kCaptions, {}, positions, beams);
       ck_abort_msg("no error");
     } catch (const Error& e) {
       ck_assert(e.code() == ErrorCode::kInvalidUse);
@@ -366,7 +367,7 @@ int main() {
   tcase_add_test(tc, an_encoder_failure_comes_out_of_next);
   tcase_add_test(tc, an_engine_can_be_destroyed_with_work_in_flight);
   tcase_add_test(tc, an_unknown_language_is_named);
-  tcase_add_test(tc, an_impossible_audio_context_is_refused);
+  tcase_add_test(tc, impossible_windows_and_beams_are_refused);
   suite_add_tcase(suite, tc);
   SRunner* runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);
