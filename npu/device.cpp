@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "kernels/arithmetic.h"
+#include "kernels/cpu/profile.h"
 #include "npu/gemm_plan.h"
 #include "npu/overlay_file.h"
 #include "npu/stream.h"
@@ -24,10 +25,13 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr char kNode[] = "/dev/accel/accel0";
+// What to do about a failure that has its cause in the device.
+constexpr char kAdvice[] =
+    " (the kernel's log, dmesg, may say why; whisperxdna2-check-npu tests the NPU; backend=cpu does without)";
+constexpr char kGone[] = "the NPU was removed, or its driver unloaded, while it worked: it is used again once it is back";
 // A command takes a millisecond, 0.15 s where it wakes the device, and the driver's watchdog ends one that hangs after 2 s.
 // Only where that does not help either is a command given up while it runs.
 constexpr auto kCommandLimit = milliseconds(3000);
-constexpr auto kFirstDelay = seconds(1), kLongestDelay = seconds(60);
 // The driver suspends the device after 5 s without commands, and waking it costs about 130 ms (Xilinx/mlir-aie#2944). A
 // window comes every 10 s at most while someone listens; longer pauses may cost a wake.
 constexpr auto kAwakePeriod = seconds(4), kAwakeAfterWork = seconds(16);
@@ -44,19 +48,17 @@ struct Registry {
   std::weak_ptr<Device> device;
   std::vector<Grave> graves;
   std::chrono::steady_clock::time_point not_before{};
-  std::chrono::steady_clock::duration delay = kFirstDelay;
+  std::chrono::steady_clock::duration first_delay = seconds(1), longest_delay = seconds(60), delay = first_delay;
 };
 Registry& registry() {
   static Registry* r = new Registry;  // never destroyed: a run in flight cannot be
   return *r;
 }
 
+bool is_over(ert_cmd_state state) { return state >= ERT_CMD_STATE_COMPLETED && state != ERT_CMD_STATE_SUBMITTED; }
+
 // A run that was never started and one in flight have the same state.
-bool ended(const Command& command) {
-  if (!command.in_flight) return true;
-  const ert_cmd_state state = command.run.state();
-  return state >= ERT_CMD_STATE_COMPLETED && state != ERT_CMD_STATE_SUBMITTED;
-}
+bool ended(const Command& command) { return !command.in_flight || is_over(command.run.state()); }
 
 const char* name_of(ert_cmd_state state) {
   switch (state) {
@@ -67,25 +69,31 @@ const char* name_of(ert_cmd_state state) {
   }
 }
 
+// No cause may count twice: each failure on the way may call this.
 void delay_next_open() {
   Registry& r = registry();
   std::lock_guard<std::mutex> lock(r.mutex);
   const auto now = std::chrono::steady_clock::now();
+  if (now < r.not_before) return;
   // Long after the last failure the delays start anew.
-  if (now > r.not_before + 2 * kLongestDelay) r.delay = kFirstDelay;
+  if (now > r.not_before + 2 * r.longest_delay) r.delay = r.first_delay;
   r.not_before = now + r.delay;
-  r.delay = std::min<std::chrono::steady_clock::duration>(2 * r.delay, kLongestDelay);
+  r.delay = std::min(2 * r.delay, r.longest_delay);
 }
 
-// Why XRT did not get as far as a context, and what to do about it.
+Error no_npu() {
+  return {ErrorCode::kNotFound, std::string("there is no NPU at ") + kNode +
+                                    ": an XDNA2 processor and the amdxdna driver (Linux 6.14) are needed"};
+}
+
+}  // namespace
+
 Error explain(const std::exception& e) {
   const std::string what = e.what();
   const auto* system = dynamic_cast<const std::system_error*>(&e);
   const int code = system ? system->code().value() : 0;
-  if (access(kNode, F_OK) != 0 || code == ENODEV) {
-    return {ErrorCode::kNotFound, std::string("there is no NPU at ") + kNode +
-                                      ": an XDNA2 processor and the amdxdna driver (Linux 6.14) are needed"};
-  }
+  if (code == ENODEV) return {ErrorCode::kDevice, kGone};
+  if (access(kNode, F_OK) != 0) return no_npu();
   if (access(kNode, R_OK | W_OK) != 0 || code == EACCES || code == EPERM) {
     return {ErrorCode::kNoResource, std::string("no permission to use the NPU: add the user to the group of ") + kNode +
                                         " (render on most systems)"};
@@ -93,13 +101,22 @@ Error explain(const std::exception& e) {
   if (code == EAGAIN || what.find("mmap") != std::string::npos) {
     return {ErrorCode::kNoResource, "the NPU's memory cannot be locked: raise the limit (ulimit -l unlimited; " + what + ")"};
   }
+  if (code == ENOMEM || dynamic_cast<const std::bad_alloc*>(&e)) {
+    return {ErrorCode::kNoResource, "out of memory for the NPU: close other programs, or take a smaller model (" + what + ")"};
+  }
   if (what.find("CREATE_HWCTX") != std::string::npos) {
     return {ErrorCode::kNoResource, "the NPU gives no context: close other programs that use it (" + what + ")"};
   }
-  return {ErrorCode::kDevice, "the NPU cannot be used: " + what};
+  if (code == EINVAL && what.find("SYNC_BO") != std::string::npos) {
+    return {ErrorCode::kUnsupported, "the driver does not flush buffers: remove force_driver_sync from XRT's settings (xrt.ini, "
+                                     "XRT_INI_PATH, environment; " + what + ")"};
+  }
+  if (what.find("device with index") != std::string::npos) {
+    return {ErrorCode::kNotFound, std::string("XRT does not find the NPU at ") + kNode +
+                                      ": install its driver for XRT, of the same version (libxrt-npu2; " + what + ")"};
+  }
+  return {ErrorCode::kDevice, "the NPU cannot be used: " + what + kAdvice};
 }
-
-}  // namespace
 
 std::shared_ptr<Device> Device::open() {
   Registry& r = registry();
@@ -125,7 +142,8 @@ std::shared_ptr<Device> Device::open() {
   std::shared_ptr<Device> device;
   try {
     device.reset(new Device);
-  } catch (const Error&) {
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kNoResource) delay_next_open();
     throw;
   } catch (const std::exception& e) {
     delay_next_open();
@@ -139,7 +157,10 @@ std::shared_ptr<Device> Device::open() {
 }
 
 Device::Device() {
-  device_ = xrt::device(0);  // first: without an NPU nobody misses an overlay
+  // First: without an NPU nobody misses an overlay. And without asking XRT, which after an open that failed has lost the
+  // device's properties in this process.
+  if (access(kNode, F_OK) != 0) throw no_npu();
+  device_ = xrt::device(0);
   const OverlayFile file = load_overlay();
   variant_ = file.variant;
   device_.register_xclbin(file.xclbin);
@@ -160,28 +181,34 @@ Device::~Device() {
 }
 
 Buffer Device::make_buffer(size_t bytes) {
-  return Buffer(xrt::bo(device_, bytes, XRT_BO_FLAGS_HOST_ONLY, kernel_.group_id(overlay::kFirstBufferArgument)));
+  return checked([&] {
+    return Buffer(xrt::bo(device_, bytes, XRT_BO_FLAGS_HOST_ONLY, kernel_.group_id(overlay::kFirstBufferArgument)));
+  });
 }
 
 xrt::bo Device::make_instructions(const std::vector<uint32_t>& words) {
   const size_t bytes = words.size() * sizeof(uint32_t);
-  xrt::bo bo(device_, bytes, XCL_BO_FLAGS_CACHEABLE, kernel_.group_id(overlay::kInstructionArgument));
-  std::memcpy(bo.map<void*>(), words.data(), bytes);
-  bo.sync(XCL_BO_SYNC_BO_TO_DEVICE);
-  return bo;
+  return checked([&] {
+    xrt::bo bo(device_, bytes, XCL_BO_FLAGS_CACHEABLE, kernel_.group_id(overlay::kInstructionArgument));
+    std::memcpy(bo.map<void*>(), words.data(), bytes);
+    bo.sync(XCL_BO_SYNC_BO_TO_DEVICE);
+    return bo;
+  });
 }
 
 Command Device::prepare(const xrt::bo& instructions, const std::vector<xrt::bo>& buffers, double predicted_us) {
-  Command command{xrt::run(kernel_), buffers, predicted_us};
-  command.buffers.push_back(instructions);
-  // Of 64 bits: XRT writes no more than an argument has, and the packet may hold another run's remains.
-  command.run.set_arg(0, uint64_t{overlay::kRunTransaction});
-  command.run.set_arg(overlay::kInstructionArgument, instructions);
-  command.run.set_arg(overlay::kInstructionWordsArgument, static_cast<uint32_t>(instructions.size() / sizeof(uint32_t)));
-  for (size_t i = 0; i < buffers.size(); ++i) {
-    command.run.set_arg(overlay::kFirstBufferArgument + static_cast<int>(i), buffers[i]);
-  }
-  return command;
+  return checked([&] {
+    Command command{xrt::run(kernel_), buffers, predicted_us};
+    command.buffers.push_back(instructions);
+    // Of 64 bits: XRT writes no more than an argument has, and the packet may hold another run's remains.
+    command.run.set_arg(0, uint64_t{overlay::kRunTransaction});
+    command.run.set_arg(overlay::kInstructionArgument, instructions);
+    command.run.set_arg(overlay::kInstructionWordsArgument, static_cast<uint32_t>(instructions.size() / sizeof(uint32_t)));
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      command.run.set_arg(overlay::kFirstBufferArgument + static_cast<int>(i), buffers[i]);
+    }
+    return command;
+  });
 }
 
 void Device::execute(Command& command) {
@@ -190,30 +217,54 @@ void Device::execute(Command& command) {
   last_work_ = last_command_;
 }
 
+void Device::start(Command& command) {
+  ProfileScope scope("npu submit", 0);
+  std::unique_lock<std::mutex> lock(turn_mutex_);
+  const uint64_t mine = next_turn_++;
+  turn_changed_.wait(lock, [&] { return turn_ == mine; });
+  lock.unlock();
+  const auto done = [&] {
+    lock.lock();
+    ++turn_;
+    turn_changed_.notify_all();
+  };
+  try {
+    command.run.start();
+    command.in_flight = true;
+  } catch (...) {
+    done();
+    throw;
+  }
+  done();
+}
+
 void Device::run(Command& command) {
   if (failed_) throw Error(ErrorCode::kDevice, "the NPU has failed");
   try {
     // XRT's own timed wait throws at its deadline without saying what happened, so the state is polled.
-    const auto deadline = Clock::now() + kCommandLimit;
-    {
-      std::lock_guard<std::mutex> lock(submit_);
-      command.run.start();
-      command.in_flight = true;
-    }
-    // Most of the expected time asleep, then looks that cost little against it.
-    std::this_thread::sleep_for(microseconds(static_cast<int64_t>(command.predicted_us * 0.7)));
-    ert_cmd_state state = command.run.state();
-    for (auto pause = microseconds(10); state < ERT_CMD_STATE_COMPLETED || state == ERT_CMD_STATE_SUBMITTED;) {
-      if (Clock::now() > deadline) {
-        throw Error(ErrorCode::kDevice, "the NPU did not end a command in " +
-                                            std::to_string(kCommandLimit.count()) + " ms");
+    start(command);
+    const auto began = Clock::now();
+    const auto over = [&command] { return is_over(command.run.state()); };
+    if (!over()) {
+      // Most of the expected time asleep, then looks that cost little against it and come little too late.
+      std::this_thread::sleep_for(microseconds(static_cast<int64_t>(command.expected_us * 0.8)));
+      const bool overslept = over();
+      while (!over()) {
+        const auto elapsed = std::chrono::duration_cast<microseconds>(Clock::now() - began);
+        if (elapsed > kCommandLimit) {
+          throw Error(ErrorCode::kDevice, "the NPU did not end a command in " +
+                                              std::to_string(kCommandLimit.count()) + " ms" + kAdvice);
+        }
+        std::this_thread::sleep_for(std::clamp(elapsed / 32, microseconds(10), microseconds(500)));
       }
-      std::this_thread::sleep_for(pause);
-      pause = std::min(pause * 5 / 4, microseconds(500));
-      state = command.run.state();
+      // Another's command may have been ahead in the queue: more is believed little by little, less at once.
+      const double seen_us = std::chrono::duration<double, std::micro>(Clock::now() - began).count();
+      command.expected_us = overslept ? command.expected_us * 0.8 : std::min(seen_us, command.expected_us * 1.1 + 1);
     }
+    const ert_cmd_state state = command.run.state();
     if (state != ERT_CMD_STATE_COMPLETED) {
-      throw Error(ErrorCode::kDevice, std::string("the NPU ended a command with ") + name_of(state));
+      const bool there = access(kNode, F_OK) == 0;
+      throw Error(ErrorCode::kDevice, there ? std::string("the NPU ended a command with ") + name_of(state) + kAdvice : kGone);
     }
     command.run.wait();  // XRT's own bookkeeping; returns at once
     command.in_flight = false;
@@ -222,10 +273,20 @@ void Device::run(Command& command) {
     throw;
   } catch (const std::exception& e) {
     fail();
-    throw Error(ErrorCode::kDevice, std::string("the NPU failed: ") + e.what());
+    const Error error = explain(e);
+    throw Error(ErrorCode::kDevice, error.code() == ErrorCode::kNotFound ? kGone : error.what());
   }
   std::lock_guard<std::mutex> lock(keeper_mutex_);
   last_command_ = Clock::now();
+}
+
+void Device::leave_alone_for_a_while() { delay_next_open(); }
+
+void Device::set_delays(milliseconds first, milliseconds longest) {
+  Registry& r = registry();
+  std::lock_guard<std::mutex> lock(r.mutex);
+  r.first_delay = r.delay = first;
+  r.longest_delay = longest;
 }
 
 void Device::fail() {
@@ -238,53 +299,73 @@ void Device::bury(std::shared_ptr<Device> device, std::vector<Command> commands,
   r.graves.push_back({std::move(device), std::move(commands), std::move(buffers)});
 }
 
-// One output tile of every core against the definition: the overlay's cores do what this program expects.
+// Two chained products of one output tile of every core against the definition: the overlay's cores do what this program
+// expects, in both numbers of planes and with GELU, and the second product sees what the first wrote.
 void Device::self_test(const std::shared_ptr<Device>& self) {
-  const GemmShape shape{overlay::kRowBlock, 2 * overlay::kTileK, variant_->n_block, 2};
-  const int rows = shape.m, k = shape.k_bytes, n = shape.n;
-  std::vector<int8_t> x(static_cast<size_t>(rows) * k), w(static_cast<size_t>(n) * k);
-  std::vector<int32_t> bias(n);
-  std::vector<int16_t> multiplier(n);
+  constexpr int kWidth = overlay::kTileK;
+  const int hidden = std::max(variant_->n_block, overlay::kTileK), rows = overlay::kRowBlock;
+  const LayerPlan plan = plan_layer(*variant_, kWidth, hidden, rows, PlanKind::kChained);
   uint32_t seed = 1;
-  const auto next = [&seed] { return static_cast<int>((seed = seed * 1664525u + 1013904223u) >> 24) - 128; };
-  for (auto& v : x) v = static_cast<int8_t>(std::max(next(), -127));
-  for (auto& v : w) v = static_cast<int8_t>(std::max(next(), -127));
-  for (auto& v : bias) v = next() * 100;
-  for (auto& v : multiplier) v = static_cast<int16_t>(16000 + next());
-  OutputStage stage;
-  stage.mode = OutputMode::kInt16;
-  stage.s1 = 5, stage.s2 = 15;
+  const auto next = [&seed] { return std::max(static_cast<int>((seed = seed * 1664525u + 1013904223u) >> 24) - 128, -127); };
+  std::vector<int8_t> x(static_cast<size_t>(rows) * kWidth);
+  for (auto& v : x) v = static_cast<int8_t>(next());
+  struct Weights {
+    std::vector<int8_t> w;
+    std::vector<int32_t> bias;
+    std::vector<int16_t> multiplier;
+    OutputStage stage;
+  };
+  const auto random = [&](int out, int in, const OutputStage& stage) {
+    Weights r{std::vector<int8_t>(static_cast<size_t>(out) * in), std::vector<int32_t>(out), std::vector<int16_t>(out), stage};
+    for (auto& v : r.w) v = static_cast<int8_t>(next());
+    for (auto& v : r.bias) v = next() * 100;
+    for (auto& v : r.multiplier) v = static_cast<int16_t>(16000 + next());
+    return r;
+  };
+  const Weights first = random(hidden, kWidth, {OutputMode::kGelu14, 3, 15, {20000, 16, 12000, 14, 2}});
+  const Weights second = random(kWidth, hidden, {OutputMode::kInt16, 8, 15, {}});
 
-  const auto buffers = std::make_shared<std::array<Buffer, 3>>();
-  auto& [a, packed, c] = *buffers;
+  const auto buffers = std::make_shared<std::array<Buffer, 4>>();
+  auto& [a, packed, between, c] = *buffers;
+  const size_t c_size = static_cast<size_t>(rows) * plan.fc2.shape.n * 2;
   a = make_buffer(x.size());
-  packed = make_buffer(shape.weights_size());
-  c = make_buffer(static_cast<size_t>(rows) * n * 2);
+  packed = make_buffer(plan.weights_size);
+  between = make_buffer(static_cast<size_t>(rows) * hidden * 2);
+  c = make_buffer(c_size);
   std::memcpy(a.data(), x.data(), x.size());
-  pack_weights(*variant_, shape, {n, k, w.data(), bias.data(), multiplier.data(), nullptr, stage, false}, packed.data());
+  const auto pack = [&](const PlannedProduct& p, const Weights& w, bool wide) {
+    pack_weights(*variant_, p.shape,
+                 {p.out, p.in, w.w.data(), w.bias.data(), w.multiplier.data(), nullptr, w.stage, wide},
+                 packed.data() + p.weights_at);
+  };
+  pack(plan.fc1, first, false);
+  pack(plan.fc2, second, true);
   a.to_device(x.size());
-  packed.to_device(shape.weights_size());
-  std::vector<Operation> operations = token_set_up(*variant_);
-  const auto product = gemm_operations(*variant_, shape, {0, 1, 0, 1}, LoopOrder::kRowsOuter, {});
-  operations.insert(operations.end(), product.begin(), product.end());
-  Command command = prepare(make_instructions(encode(operations)), {a.bo(), packed.bo(), c.bo()}, 0);
+  packed.to_device(plan.weights_size);
+  Command command = prepare(make_instructions(plan.fc1.dispatches.at(0).words), {a.bo(), packed.bo(), between.bo(), c.bo()}, 0);
   try {
     execute(command);
-  } catch (const Error&) {
+  } catch (const Error& e) {
     bury(self, {command}, buffers);
-    throw;
+    throw Error(ErrorCode::kDevice, std::string("the NPU's self-test failed, as it does with an overlay that does not belong to "
+                                                "this program: ") + e.what());
   }
-  c.from_device(static_cast<size_t>(rows) * n * 2);
+  c.from_device(c_size);
 
+  std::vector<int16_t> middle(hidden);
   for (int row = 0; row < rows; row += 7) {
-    for (int channel = row % 5; channel < n; channel += 5) {
-      const int32_t sum = dot(&x[static_cast<size_t>(row) * k], &w[static_cast<size_t>(channel) * k], k);
-      const int16_t expected = output(sum, bias[channel], multiplier[channel], stage);
-      const uint8_t* at = c.data() + (static_cast<size_t>(row) * 2) * n + channel;
-      if (join16(static_cast<int8_t>(at[0]), at[n]) != expected) {
+    for (int channel = 0; channel < hidden; ++channel) {
+      const int32_t sum = dot(&x[static_cast<size_t>(row) * kWidth], &first.w[static_cast<size_t>(channel) * kWidth], kWidth);
+      middle[channel] = output(sum, first.bias[channel], first.multiplier[channel], first.stage);
+    }
+    for (int channel = 0; channel < kWidth; ++channel) {
+      const int32_t sum = dot(middle.data(), &second.w[static_cast<size_t>(channel) * hidden], hidden);
+      const int16_t expected = output(sum, second.bias[channel], second.multiplier[channel], second.stage);
+      const uint8_t* at = c.data() + static_cast<size_t>(row) * plan.fc2.shape.n * 2 + channel;
+      if (join16(static_cast<int8_t>(at[0]), at[plan.fc2.shape.n]) != expected) {
         fail();
         throw Error(ErrorCode::kDevice, "the NPU's self-test gave a wrong number: its overlay is not the one that belongs to "
-                                        "this program, or was miscompiled");
+                                        "this program, or was miscompiled; install the right one, or use backend=cpu");
       }
     }
   }

@@ -1,5 +1,8 @@
 // The NPU: one device, one overlay, one hardware context in the process, shared by all encoders.
 //
+// The context asks for no quality of service: the driver then runs the NPU at its highest clock, and any hint could only lower
+// it. The power mode (xrt-smi configure --pmode) is the administrator's.
+//
 // A context is changed at a cost of milliseconds and the overlay serves every shape, so there is never a second one. After
 // any failed, aborted or overdue command the context is not used again: the array may hold half a product, and only a new
 // context resets it. The Device says so from then on (failed()), its users let go of everything they have from it, and
@@ -21,8 +24,24 @@
 #include <vector>
 
 #include "kernels/overlay.h"
+#include "whisper/error.h"
 
 namespace whisperxdna2::npu {
+
+// What an exception of XRT means to the user, and what to do about it.
+Error explain(const std::exception& e);
+
+// Calls into XRT, whose exceptions leave as Error.
+template <class Call>
+auto checked(const Call& call) {
+  try {
+    return call();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& e) {
+    throw explain(e);
+  }
+}
 
 // Memory that the NPU and the processor share. Their caches do not know of each other: what the processor wrote is flushed
 // before a command reads it, what a command wrote is flushed before the processor reads it, and a buffer that the processor
@@ -34,10 +53,13 @@ class Buffer {
 
   uint8_t* data() const { return data_; }
   const xrt::bo& bo() const { return bo_; }
-  void to_device(size_t bytes) { bo_.sync(XCL_BO_SYNC_BO_TO_DEVICE, bytes, 0); }
-  void from_device(size_t bytes) { bo_.sync(XCL_BO_SYNC_BO_FROM_DEVICE, bytes, 0); }
+  void to_device(size_t bytes) { sync(XCL_BO_SYNC_BO_TO_DEVICE, bytes); }
+  void from_device(size_t bytes) { sync(XCL_BO_SYNC_BO_FROM_DEVICE, bytes); }
 
  private:
+  void sync(xclBOSyncDirection direction, size_t bytes) {
+    checked([&] { bo_.sync(direction, bytes, 0); });
+  }
   xrt::bo bo_;
   uint8_t* data_ = nullptr;
 };
@@ -46,7 +68,7 @@ class Buffer {
 struct Command {
   xrt::run run;
   std::vector<xrt::bo> buffers;  // what the run uses and XRT does not keep for it
-  double predicted_us = 0;
+  double expected_us = 0;  // the time it takes: predicted at first, then seen
   bool in_flight = false;
 };
 
@@ -68,10 +90,15 @@ class Device {
   // buffers: the kernel's arguments for address patches, in order.
   Command prepare(const xrt::bo& instructions, const std::vector<xrt::bo>& buffers, double predicted_us);
 
-  // Runs it and waits until it has ended. Thread-safe for different commands. Throws Error(kDevice); then the device has
+  // Runs it and waits until it has ended. Thread-safe for different commands, which are started in the order in which their
+  // threads came: nobody waits for more commands than there are threads. Throws Error(kDevice); then the device has
   // failed for everyone, and the command may still be running: see bury().
   void execute(Command& command);
   bool failed() const { return failed_; }
+  // For users who do not get what they need from a device that has not failed, such as memory.
+  static void leave_alone_for_a_while();
+  // Of the delays before a device that has failed is opened anew. For tests.
+  static void set_delays(std::chrono::milliseconds first, std::chrono::milliseconds longest);
 
   // Keeps commands, their buffers and the device until the commands have ended, since XRT waits for ever where a run in
   // flight is destroyed. They are looked at by the next open().
@@ -82,6 +109,7 @@ class Device {
   Device();
   void self_test(const std::shared_ptr<Device>& self);
   void run(Command& command);
+  void start(Command& command);
   void fail();
   void keep_awake();
 
@@ -92,7 +120,11 @@ class Device {
   std::string name_, firmware_;
 
   std::atomic<bool> failed_{false};
-  std::mutex submit_;
+
+  // Whose turn it is to start a command. A thread may wait inside its turn, since the driver takes four commands at a time.
+  std::mutex turn_mutex_;
+  std::condition_variable turn_changed_;
+  uint64_t next_turn_ = 0, turn_ = 0;
 
   // The keeper of the device's wakefulness.
   xrt::bo nothing_;  // a stream that changes nothing

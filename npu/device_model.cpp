@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/profile.h"
 #include "whisper/error.h"
 #include "whisper/quantize.h"
 
@@ -36,6 +37,7 @@ std::shared_ptr<DeviceModel> DeviceModel::get(const std::shared_ptr<Device>& dev
 }
 
 DeviceModel::DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder& encoder) : device_(std::move(device)) {
+  ProfileScope scope("npu build", 0);
   d_model_ = encoder.layers.at(0).qkv.in;
   d_ff_ = encoder.layers[0].fc1.out;
   const LayerPlan plan = plan_layer(device_->variant(), d_model_, d_ff_, 1, PlanKind::kWhole);
@@ -56,27 +58,26 @@ DeviceModel::DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder&
   weights_.to_device(layer_size_ * encoder.layers.size());
 }
 
-xrt::bo DeviceModel::layer_weights(int layer) const { return xrt::bo(weights_.bo(), layer_size_, layer_size_ * layer); }
+xrt::bo DeviceModel::layer_weights(int layer) const {
+  return checked([&] { return xrt::bo(weights_.bo(), layer_size_, layer_size_ * layer); });
+}
 
-const DeviceModel::Streams& DeviceModel::streams(int positions, PlanKind kind) {
+const DeviceModel::Streams& DeviceModel::streams(int positions, std::optional<PlanKind> kind) {
+  const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
   std::lock_guard<std::mutex> lock(mutex_);
-  LayerPlan plan = plan_layer(device_->variant(), d_model_, d_ff_, positions, kind);
-  const auto [at, is_new] = streams_.try_emplace({plan.rows, kind});
-  Streams& s = at->second;
-  if (is_new) {
-    const auto make = [&](const PlannedProduct& p) {
-      std::vector<xrt::bo> instructions;
-      for (const Dispatch& d : p.dispatches) instructions.push_back(device_->make_instructions(d.words));
-      return instructions;
-    };
-    try {
-      s = {plan, make(plan.qkv), make(plan.out), make(plan.fc1), make(plan.fc2)};
-    } catch (...) {
-      streams_.erase(at);
-      throw;
-    }
-  }
-  return s;
+  const auto found = streams_.find({rows, kind});
+  if (found != streams_.end()) return found->second;
+  ProfileScope scope("npu build", 0);
+  const overlay::Variant& variant = device_->variant();
+  const LayerPlan plan =
+      plan_layer(variant, d_model_, d_ff_, rows, kind ? *kind : fastest_plan(variant, d_model_, d_ff_, rows));
+  const auto make = [&](const PlannedProduct& p) {
+    std::vector<xrt::bo> instructions;
+    for (const Dispatch& d : p.dispatches) instructions.push_back(device_->make_instructions(d.words));
+    return instructions;
+  };
+  Streams made{plan, make(plan.qkv), make(plan.out), make(plan.fc1), make(plan.fc2)};
+  return streams_.emplace(std::pair(rows, kind), std::move(made)).first->second;
 }
 
 }  // namespace whisperxdna2::npu

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "npu/device.h"
@@ -35,8 +36,8 @@ class DeviceModel {
   int layers() const { return static_cast<int>(scales_.size()); }
   const Scales& scales(int layer) const { return scales_[layer]; }
   xrt::bo layer_weights(int layer) const;
-  // Thread-safe; never moves.
-  const Streams& streams(int positions, PlanKind kind);
+  // kind: none for the plan that is predicted to be the fastest. Thread-safe; never moves.
+  const Streams& streams(int positions, std::optional<PlanKind> kind);
 
  private:
   const std::shared_ptr<Device> device_;
@@ -45,7 +46,7 @@ class DeviceModel {
   Buffer weights_;  // layer after layer
   std::vector<Scales> scales_;
   std::mutex mutex_;
-  std::map<std::pair<int, PlanKind>, Streams> streams_;
+  std::map<std::pair<int, std::optional<PlanKind>>, Streams> streams_;  // by rows
 };
 
 }  // namespace whisperxdna2::npu

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "whisper/error.h"
 
@@ -10,8 +11,8 @@ namespace whisperxdna2::npu {
 namespace {
 
 constexpr int kWord = 4;
-// Output of one dispatch of kChunked.
-constexpr int kChunkRows = 512, kChunkChannels = 512;
+// Of one dispatch of kChunked and of the prototype.
+constexpr int kChunkRows = 512, kChunkChannels = 512, kChunkInputs = 512;
 
 int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
@@ -186,8 +187,17 @@ class Planner {
   }
 
   void chunked(PlannedProduct& p) const {
+    cut(p, kChunkRows / overlay::kRowBlock, kChunkChannels / variant_.n_block);
+  }
+
+  void in_three(PlannedProduct& p) const {
     const GemmPart all = everything(p);
-    const int rows = kChunkRows / overlay::kRowBlock, channels = kChunkChannels / variant_.n_block;
+    cut(p, all.rows, (all.channels + 2) / 3);
+  }
+
+  // Dispatches of at most rows x channels blocks.
+  void cut(PlannedProduct& p, int rows, int channels) const {
+    const GemmPart all = everything(p);
     for (int row = 0; row < all.rows; row += rows) {
       for (int channel = 0; channel < all.channels; channel += channels) {
         const GemmPart part{row, std::min(rows, all.rows - row), channel, std::min(channels, all.channels - channel)};
@@ -197,7 +207,7 @@ class Planner {
         p.dispatches.push_back(make_dispatch(variant_, operations, macs));
       }
     }
-    p.way = std::to_string(p.dispatches.size()) + " chunks";
+    p.way = p.dispatches.size() == 1 ? "whole" : std::to_string(p.dispatches.size()) + " chunks";
   }
 
   // fc2 behind fc1 in one stream: the wait for fc1's tokens lies between them.
@@ -302,7 +312,9 @@ LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int
   for (PlannedProduct* p : {&plan.qkv, &plan.out, &plan.fc1, &plan.fc2}) {
     if (kind == PlanKind::kChunked) {
       planner.chunked(*p);
-    } else if (kind == PlanKind::kWhole || p == &plan.qkv || p == &plan.out) {
+    } else if (kind == PlanKind::kSeparate && p == &plan.qkv) {
+      planner.in_three(*p);
+    } else if (kind == PlanKind::kSeparate || kind == PlanKind::kWhole || p == &plan.qkv || p == &plan.out) {
       planner.whole(*p);
     }
   }
@@ -310,10 +322,80 @@ LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int
   return plan;
 }
 
+const char* name_of(PlanKind kind) {
+  switch (kind) {
+    case PlanKind::kChained: return "chained";
+    case PlanKind::kWhole: return "whole";
+    case PlanKind::kSeparate: return "separate";
+    case PlanKind::kChunked: return "chunked";
+  }
+  return "";
+}
+
+PlanKind fastest_plan(const overlay::Variant& variant, int d_model, int d_ff, int rows) {
+  PlanKind fastest = kPlanKinds[0];
+  double least = 0;
+  for (const PlanKind kind : kPlanKinds) {
+    const double us = plan_layer(variant, d_model, d_ff, rows, kind).predicted_us();
+    if (kind != kPlanKinds[0] && us >= least) continue;
+    fastest = kind;
+    least = us;
+  }
+  return fastest;
+}
+
+std::vector<GemmShape> prototype_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows) {
+  std::vector<GemmShape> shapes;
+  const auto add = [&](int in, int out, int planes_in) {
+    const int n_unit = std::max(variant.n_block, overlay::kTileK);
+    for (int row = 0; row < rows; row += kChunkRows) {
+      for (int channel = 0; channel < out; channel += kChunkChannels) {
+        for (int input = 0; input < in; input += kChunkInputs) {
+          shapes.push_back({round_up(std::min(kChunkRows, rows - row), overlay::kRowBlock),
+                            round_up(std::min(kChunkInputs, in - input), overlay::kTileK) * planes_in,
+                            round_up(std::min(kChunkChannels, out - channel), n_unit), 2});
+        }
+      }
+    }
+  };
+  for (int i = 0; i < 4; ++i) add(d_model, d_model, 1);  // queries, keys, values, out
+  add(d_model, d_ff, 1);
+  add(d_ff, d_model, 2);
+  return shapes;
+}
+
+std::string compare_plans(const overlay::Variant& variant, int d_model, int d_ff, int rows, int layers) {
+  const PlanKind fastest = fastest_plan(variant, d_model, d_ff, rows);
+  std::string text;
+  char line[120];
+  const auto print = [&](const char* name, size_t dispatches, double us, const char* remark) {
+    snprintf(line, sizeof line, "%-10s %5zu dispatches %8.2f ms a window%s\n", name, dispatches * static_cast<size_t>(layers),
+             us * layers * 1e-3, remark);
+    text += line;
+  };
+  const std::vector<GemmShape> shapes = prototype_layer(variant, d_model, d_ff, rows);
+  double prototype_us = 0;
+  for (const GemmShape& s : shapes) prototype_us += cost_of(variant).predict(s.macs());
+  print("prototype", shapes.size(), prototype_us, "  predicted only: it needs the host to add up");
+  for (auto kind = std::rbegin(kPlanKinds); kind != std::rend(kPlanKinds); ++kind) {
+    const LayerPlan plan = plan_layer(variant, d_model, d_ff, rows, *kind);
+    print(name_of(*kind), static_cast<size_t>(plan.dispatches()), plan.predicted_us(), *kind == fastest ? "  <- fastest" : "");
+  }
+  return text;
+}
+
 int LayerPlan::dispatches() const {
   size_t count = 0;
   for (const PlannedProduct* p : {&qkv, &out, &fc1, &fc2}) count += p->dispatches.size();
   return static_cast<int>(count);
+}
+
+double LayerPlan::predicted_us() const {
+  double us = 0;
+  for (const PlannedProduct* p : {&qkv, &out, &fc1, &fc2}) {
+    for (const Dispatch& d : p->dispatches) us += d.predicted_us;
+  }
+  return us;
 }
 
 std::string LayerPlan::describe() const {
@@ -326,7 +408,6 @@ std::string LayerPlan::describe() const {
   print("%s, %d rows: %d dispatches and %.1f MB of weights a layer\n", overlay_name.c_str(), rows, dispatches(),
         static_cast<double>(weights_size) * 1e-6);
   print("%-5s %6s %6s %6s %10s %6s %6s %8s  %s\n", "", "M", "K", "N", "dispatches", "tasks", "words", "us", "way");
-  double total = 0;
   for (const PlannedProduct* p : {&qkv, &out, &fc1, &fc2}) {
     int tasks = 0;
     size_t words = 0;
@@ -336,11 +417,10 @@ std::string LayerPlan::describe() const {
       words += d.words.size();
       us += d.predicted_us;
     }
-    total += us;
     print("%-5s %6d %6d %6d %10zu %6d %6zu %8.0f  %s\n", p->name.c_str(), p->shape.m, p->shape.k_bytes, p->shape.n,
           p->dispatches.size(), tasks, words, us, p->way.c_str());
   }
-  print("predicted %.0f us a layer\n", total);
+  print("predicted %.0f us a layer\n", predicted_us());
   return text;
 }
 

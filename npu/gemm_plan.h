@@ -14,11 +14,13 @@
 // A channel's queue holds four tasks. Where an order needs more they are issued in groups: the last C task of a group
 // asks for a token on each column, and a wait for these precedes the next group, which may then use the same descriptors.
 //
-// Three ways to cut a layer:
-//   kWhole    one dispatch for each of qkv, out, fc1, fc2
-//   kChained  fc2 follows fc1 in the same stream: one dispatch less
-//   kChunked  512 x 512 of output per dispatch, as the Python prototype that preceded this project had it: the baseline of
-//             profiles. Unlike there the inner dimension is never cut: the overlay's cores give results, not sums.
+// Ways to cut a layer, all with the same results; the count is that of a base window with its six layers:
+//   kChained   18  fc2 follows fc1 in the same stream
+//   kWhole     24  one dispatch for each of qkv, out, fc1, fc2
+//   kSeparate  36  qkv in three, as if queries, keys and values were layers of their own
+//   kChunked   54  512 x 512 of output per dispatch
+// The Python prototype that preceded this project took 72: 512 x 512 x 512 per dispatch. Cutting the inner dimension too is
+// a matter of prediction here (prototype_layer), since the overlay's cores give results and not sums.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +73,9 @@ struct CostModel {
 // products of the same core tile (0.132..0.143). Of gemm1: an eighth of the cores, as nothing else limits it.
 constexpr CostModel kGemm8Cost{120, 0.138}, kGemm1Cost{120, 1.1};
 
-enum class PlanKind { kWhole, kChained, kChunked };
+enum class PlanKind { kChained, kWhole, kSeparate, kChunked };
+constexpr PlanKind kPlanKinds[] = {PlanKind::kChained, PlanKind::kWhole, PlanKind::kSeparate, PlanKind::kChunked};
+const char* name_of(PlanKind kind);
 
 // One command for the NPU.
 struct Dispatch {
@@ -100,11 +104,21 @@ struct LayerPlan {
   uint64_t weights_size = 0;  // of a layer
 
   int dispatches() const;
+  double predicted_us() const;
   std::string describe() const;  // a table for people
 };
 
 // d_model, d_ff: multiples of 64. rows >= 1. Throws Error(kUnsupported) for dimensions beyond the overlay's limits.
 LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows, PlanKind kind);
+// The one of them that is predicted to be the fastest.
+PlanKind fastest_plan(const overlay::Variant& variant, int d_model, int d_ff, int rows);
+
+// The products that the prototype dispatched one by one for a layer: at most 512 in each dimension, queries, keys and values
+// apart, fc2's sums over the chunks of its inner dimension left to the host. Its fc2 chunks have both planes of their inputs.
+std::vector<GemmShape> prototype_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows);
+
+// All of the above side by side for a window of `layers` layers: a table for people, the fastest marked.
+std::string compare_plans(const overlay::Variant& variant, int d_model, int d_ff, int rows, int layers);
 
 // A layer of `shape`, in the order in which the cores consume it (overlay.h): shape.weights_size() bytes. Channels and
 // inputs beyond the layer's own get zeros.

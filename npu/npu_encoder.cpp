@@ -36,8 +36,9 @@ struct Binding {
   };
   std::vector<Layer> layers;
 
-  Binding(std::shared_ptr<DeviceModel> m, int positions, PlanKind kind)
+  Binding(std::shared_ptr<DeviceModel> m, int positions, std::optional<PlanKind> kind)
       : model(std::move(m)), streams(&model->streams(positions, kind)) {
+    ProfileScope scope("npu build", 0);
     const LayerPlan& plan = streams->plan;
     Device& device = model->device();
     const auto c_size = [](const PlannedProduct& p) { return static_cast<size_t>(p.shape.m) * p.shape.n * p.shape.planes; };
@@ -79,7 +80,10 @@ struct Shared {
   std::shared_ptr<const Model> model;
   int threads = 1;
   bool cpu_may_finish = false;
-  PlanKind kind = PlanKind::kWhole;
+  std::optional<PlanKind> kind;
+  // Of the slot whose commands follow each other closely: from a layer's out to the next one's qkv, between which the
+  // processor has little to do. The other slot's attention lies beside it, instead of both slots' attentions.
+  std::mutex turn;
   std::mutex mutex;  // of what follows
   std::string device, firmware;
   std::string fault;  // why the CPU does the work; empty while the NPU does
@@ -89,7 +93,7 @@ struct Shared {
 class NpuSchedule : public EncoderSchedule {
  public:
   NpuSchedule(std::shared_ptr<const PackedEncoder> weights, Shared& shared)
-      : EncoderSchedule(std::move(weights), shared.threads), shared_(shared) {}
+      : EncoderSchedule(std::move(weights), shared.threads), shared_(shared), turn_(shared.turn, std::defer_lock) {}
   ~NpuSchedule() override { release(); }
 
   // Gets hold of the device, or does without it if the CPU may take over.
@@ -97,7 +101,7 @@ class NpuSchedule : public EncoderSchedule {
     if (binding_ && binding_->model->device().failed()) release();
     const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
     if (binding_ && binding_->streams->plan.rows == rows) return;
-    attempt([&] {
+    const bool bound = attempt([&] {
       const std::shared_ptr<Device> device = Device::open();
       const auto model = binding_ ? binding_->model : DeviceModel::get(device, shared_.model, shared_.threads);
       binding_ = std::make_shared<Binding>(model, positions, shared_.kind);
@@ -106,9 +110,15 @@ class NpuSchedule : public EncoderSchedule {
       shared_.firmware = device->firmware();
       shared_.fault.clear();
     });
+    if (!bound) Device::leave_alone_for_a_while();
+  }
+  // A window has ended.
+  void finish() {
+    if (turn_) turn_.unlock();
   }
   // Lets go of the device, with what it may still be working on.
   void release() {
+    finish();
     if (!binding_) return;
     std::vector<Command> commands = binding_->in_flight();
     if (!commands.empty()) Device::bury(binding_->model->shared_device(), std::move(commands), binding_);
@@ -123,7 +133,12 @@ class NpuSchedule : public EncoderSchedule {
       Binding::Layer& commands = binding_->layers[layer];
       const DeviceModel::Scales& scales = binding_->model->scales(layer);
       norm_inputs(l.attention_norm, positions, l.inverse_qkv_input, workers);
-      if (!compute("npu qkv", plan.qkv, commands.qkv, positions, workers)) return;
+      if (*workers.abandoned) return;
+      sync_inputs(positions);
+      if (!turn_) turn_.lock();
+      execute("npu qkv", plan.qkv, commands.qkv);
+      turn_.unlock();
+      sync_results(plan.qkv, positions);
       for_rows(positions, workers, "npu scale", [&](int row) {
         const int width = plan.qkv.out;
         dequantize_row(result(plan.qkv, row), scales.qkv.data(), width, &qkv_[static_cast<size_t>(row) * width]);
@@ -132,7 +147,11 @@ class NpuSchedule : public EncoderSchedule {
       for_rows(positions, workers, "npu quantize", [&](int row) {
         quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input, input(plan, row));
       });
-      if (!compute("npu out", plan.out, commands.out, positions, workers)) return;
+      if (*workers.abandoned) return;
+      sync_inputs(positions);
+      turn_.lock();
+      execute("npu out", plan.out, commands.out);
+      sync_results(plan.out, positions);
       add(plan.out, scales.out, positions, workers);
     });
     if (!done) EncoderSchedule::int8_attention(layer, positions, workers);
@@ -148,6 +167,7 @@ class NpuSchedule : public EncoderSchedule {
       sync_inputs(positions);
       execute("npu fc1, GELU", plan.fc1, commands.fc1);
       execute("npu fc2", plan.fc2, commands.fc2);
+      if (layer + 1 == binding_->model->layers()) turn_.unlock();
       sync_results(plan.fc2, positions);
       add(plan.fc2, binding_->model->scales(layer).fc2, positions, workers);
     });
@@ -157,22 +177,23 @@ class NpuSchedule : public EncoderSchedule {
  private:
   // False if `work` failed and the CPU may do it. Until a half's last sum nothing of it is in the residual stream.
   bool attempt(const std::function<void()>& work) {
-    std::string why;
+    std::optional<Error> failure;
     try {
       work();
       return true;
     } catch (const Error& e) {
-      why = e.what();
-    } catch (const std::exception& e) {  // XRT's
-      why = std::string("the NPU failed: ") + e.what();
+      failure = e;
+    } catch (const std::exception& e) {
+      failure = explain(e);
     }
     release();
     {
       std::lock_guard<std::mutex> lock(shared_.mutex);
-      if (shared_.fault.empty()) shared_.fault = why;
+      if (shared_.fault.empty()) shared_.fault = failure->what();
     }
-    if (!shared_.cpu_may_finish) throw Error(ErrorCode::kDevice, why);
-    return false;
+    if (shared_.cpu_may_finish) return false;
+    const bool resource = failure->code() == ErrorCode::kNoResource;
+    throw Error(resource ? ErrorCode::kNoResource : ErrorCode::kDevice, failure->what());
   }
 
   template <class Body>
@@ -221,23 +242,14 @@ class NpuSchedule : public EncoderSchedule {
       binding_->model->device().execute(commands[d]);
     }
   }
-  // Inputs to results. False if nobody wants them any more.
-  bool compute(const char* name, const PlannedProduct& p, std::vector<Command>& commands, int positions,
-               const Workers& workers) {
-    if (*workers.abandoned) return false;
-    sync_inputs(positions);
-    execute(name, p, commands);
-    sync_results(p, positions);
-    return true;
-  }
-
   Shared& shared_;
+  std::unique_lock<std::mutex> turn_;
   std::shared_ptr<Binding> binding_;  // null: the CPU computes
 };
 
 class NpuEncoder : public SlottedEncoder {
  public:
-  NpuEncoder(const std::shared_ptr<const Model>& model, int threads, bool cpu_may_finish, PlanKind kind)
+  NpuEncoder(const std::shared_ptr<const Model>& model, int threads, bool cpu_may_finish, std::optional<PlanKind> kind)
       : SlottedEncoder(model->dims.d_model, model->dims.n_audio_ctx, "the NPU") {
     shared_.model = model;
     shared_.threads = threads;
@@ -274,7 +286,9 @@ class NpuEncoder : public SlottedEncoder {
     NpuSchedule& schedule = *schedules_[slot];
     serve(slot, [&](const Window& w) {
       schedule.prepare(w.positions);
-      return schedule.run(w.mel, w.positions, w.features, w.abandoned);
+      const bool done = schedule.run(w.mel, w.positions, w.features, w.abandoned);
+      schedule.finish();  // where it was abandoned in its turn
+      return done;
     });
   }
 
@@ -286,7 +300,7 @@ class NpuEncoder : public SlottedEncoder {
 }  // namespace
 
 std::unique_ptr<Encoder> make_npu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
-                                          bool cpu_may_finish, PlanKind kind) {
+                                          bool cpu_may_finish, std::optional<PlanKind> kind) {
   if (precision != Precision::kInt8 && precision != Precision::kAuto) {
     throw Error(ErrorCode::kUnsupported, "the NPU encodes in int8 only: use precision=auto or int8, or backend=cpu");
   }

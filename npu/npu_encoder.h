@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "npu/gemm_plan.h"
 #include "whisper/backend.h"
@@ -18,8 +19,8 @@
 namespace whisperxdna2::npu {
 
 // cpu_may_finish: whether the CPU takes over when the device fails later; else wait() throws Error(kDevice). Throws Error
-// where there is no NPU to begin with.
+// where there is no NPU to begin with. kind: none for the plan that is predicted to be the fastest.
 std::unique_ptr<Encoder> make_npu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
-                                          bool cpu_may_finish, PlanKind kind = PlanKind::kWhole);
+                                          bool cpu_may_finish, std::optional<PlanKind> kind = std::nullopt);
 
 }  // namespace whisperxdna2::npu

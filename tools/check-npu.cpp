@@ -2,8 +2,13 @@
 // the features of some windows with the CPU's. The report is what to send when something is wrong.
 //
 //   whisperxdna2-check-npu [MODEL]
+//   whisperxdna2-check-npu --plan [MODEL]    only how the layers would be computed, and how fast; needs no NPU
 //
 // Ends with 0 if every byte is the same, 1 if not, 2 if there is nothing to compare.
+#include <nlohmann/json.hpp>
+#include <sys/resource.h>
+#include <xrt/xrt_device.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -42,6 +47,37 @@ Encoded encode(Encoder& encoder, const Model& model, const std::vector<float>& m
   return result;
 }
 
+void print_plan(const overlay::Variant& variant, const Model& model) {
+  const int d = model.dims.d_model, d_ff = model.encoder_layers.at(0).fc1.weight.shape.at(0);
+  printf("\n%s\n", npu::compare_plans(variant, d, d_ff, kPositions, model.dims.n_encoder_layers).c_str());
+  const npu::PlanKind kind = npu::fastest_plan(variant, d, d_ff, kPositions);
+  printf("%s\n", npu::plan_layer(variant, d, d_ff, kPositions, kind).describe().c_str());
+}
+
+// XRT's report of the device: the driver's and XRT's versions, and the power mode, which only an administrator sets.
+void print_environment() {
+  using nlohmann::json;
+  const xrt::device device(0);
+  const json host = json::parse(device.get_info<xrt::info::device::host>(), nullptr, false);
+  const json platform = json::parse(device.get_info<xrt::info::device::platform>(), nullptr, false);
+  const auto text = [](const json& from, const char* where) {
+    const json::json_pointer at(where);
+    return !from.is_discarded() && from.contains(at) && from[at].is_string() ? from[at].get<std::string>() : "unknown";
+  };
+  printf("XRT       %s, driver %s\n", text(host, "/version").c_str(), text(host, "/drivers/0/version").c_str());
+  printf("power     mode %s (xrt-smi configure --pmode changes it)\n", text(platform, "/platforms/0/status/power_mode").c_str());
+  rlimit limit{};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  printf("memlock   %s\n", limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur).c_str());
+}
+
+int plan(const std::string& path) {
+  const auto model = load_model(path);
+  printf("model     %s\n", model->description.c_str());
+  for (const overlay::Variant* variant : {&overlay::kGemm8, &overlay::kGemm1}) print_plan(*variant, *model);
+  return 0;
+}
+
 int check(const std::string& path) {
   const auto model = load_model(path);
   const ModelDims& dims = model->dims;
@@ -49,10 +85,9 @@ int check(const std::string& path) {
   const auto device = npu::Device::open();
   printf("NPU       %s, firmware %s\n", device->name().c_str(),
          device->firmware().empty() ? "unknown" : device->firmware().c_str());
+  print_environment();
   printf("overlay   %s: its self-test passed\n", device->variant().name);
-  const auto plan = npu::plan_layer(device->variant(), dims.d_model, model->encoder_layers.at(0).fc1.weight.shape.at(0), kPositions,
-                                    npu::PlanKind::kWhole);
-  printf("\n%s\n", plan.describe().c_str());
+  print_plan(device->variant(), *model);
 
   // Any numbers in the range of log-mel do.
   std::vector<float> mel(static_cast<size_t>(dims.n_mels) * kPositions * kFramesPerPosition);
@@ -79,12 +114,15 @@ int check(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
-    fprintf(stderr, "usage: %s [MODEL]\n", argv[0]);
+  const bool only_plan = argc > 1 && std::strcmp(argv[1], "--plan") == 0;
+  const int arguments = argc - 1 - only_plan;
+  const char* const model = arguments == 1 ? argv[argc - 1] : nullptr;
+  if (arguments > 1 || (model && model[0] == '-')) {
+    fprintf(stderr, "usage: %s [--plan] [MODEL]\n", argv[0]);
     return 2;
   }
   try {
-    return check(argc == 2 ? argv[1] : default_model_path());
+    return (only_plan ? plan : check)(model ? model : default_model_path());
   } catch (const Error& e) {
     fprintf(stderr, "whisperxdna2-check-npu: %s\n", e.what());
     return 2;

@@ -27,7 +27,10 @@ NpuFactory* load_npu_factory() {
   }
   // Never closed: XRT does not survive being unloaded.
   void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (!module) throw Error(ErrorCode::kNotFound, std::string("the NPU module cannot be loaded: ") + dlerror());
+  if (!module) {
+    throw Error(ErrorCode::kNotFound, std::string("the NPU module cannot be loaded (") + dlerror() +
+                                          "): install XRT 2.25 or later (libxrt2 and libxrt-npu2), or use backend=cpu");
+  }
   void* factory = dlsym(module, kNpuFactoryName);
   if (!factory) throw Error(ErrorCode::kUnsupported, path + " is the NPU module of another version: install that of this one");
   return reinterpret_cast<NpuFactory*>(factory);

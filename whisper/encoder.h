@@ -20,7 +20,11 @@ struct EncoderInfo {
   std::string device;     // processor or NPU name, for people
   std::string firmware;   // empty where there is none
   std::string precision;  // "f32", "bf16" or "int8"
-  std::string fault{};    // why "cpu" does at present what the device was to do; empty otherwise
+  // Why the CPU does at present what the device was to do: a sentence that says what to do about it. Empty while the device
+  // works, and from the start where the CPU was chosen. Set as soon as the device fails, together with backend = "cpu", while
+  // the window in flight is still being finished; kept while attempts to use the device again fail; cleared by the first window
+  // that has the device again. A fault that begins and ends between two calls of describe() is not seen.
+  std::string fault{};
 };
 
 class Encoder {
@@ -29,7 +33,7 @@ class Encoder {
 
   virtual ~Encoder() = default;
 
-  virtual EncoderInfo describe() const = 0;
+  virtual EncoderInfo describe() const = 0;  // from any thread
 
   // Starts to encode `mel`, a row-major [n_mels][positions * kFramesPerPosition] f32 array of normalized log-mel, and
   // returns at once. The caller keeps `mel` alive and unchanged until wait() for the slot has returned or thrown.
@@ -39,6 +43,7 @@ class Encoder {
   // Waits until the slot's encoding ends and returns its features, a row-major [positions][d_model] f32 array that the
   // encoder owns and that stays valid until the next submit() to the same slot. Frees the slot, also when it throws:
   //   Error(kDevice)       the executor failed or `deadline` passed
+  //   Error(kNoResource)   there was not enough memory
   //   Error(kInterrupted)  interrupt() was called; the slot's work is abandoned
   virtual const float* wait(int slot, std::chrono::steady_clock::time_point deadline) = 0;
 

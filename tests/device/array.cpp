@@ -1,5 +1,7 @@
 #include "tests/device/array.h"
 
+#include <algorithm>
+
 #include "kernels/overlay.h"
 #include "tests/device/fabric.h"
 #include "tests/device/shim.h"
@@ -34,10 +36,28 @@ std::string Array::load(const std::string& pdi) {
 
 void Array::reset() {
   fabric_ = make_fabric(overlay_);
+  passed_.clear();
   broken_ = false;
 }
 
 Outcome Array::run(const Command& command, const Memory& memory, Mode mode) {
+  if (mode != Mode::kDelay || !command.arguments || broken_) return walk(command, memory, mode);
+  const std::pair key(command.words, *command.arguments);
+  const auto known = passed_.find(key);
+  if (known != passed_.end() && std::equal(known->second.words.begin(), known->second.words.end(), command.words,
+                                           command.words + command.word_count)) {
+    Outcome outcome;
+    outcome.mmac = known->second.mmac;
+    return outcome;
+  }
+  const Outcome outcome = walk(command, memory, mode);
+  if (outcome.kind == Outcome::kDone) {
+    passed_[key] = {{command.words, command.words + command.word_count}, outcome.mmac};
+  }
+  return outcome;
+}
+
+Outcome Array::walk(const Command& command, const Memory& memory, Mode mode) {
   Outcome outcome;
   const auto end = [&](Outcome::Kind kind, const std::string& message) {
     outcome.kind = kind;

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace emulated_npu {
@@ -50,7 +52,7 @@ class Array {
   enum class Mode {
     kExact,  // the core programs, compiled for the host; checks that no accumulator overflows
     kFast,   // the same numbers by AVX2
-    kDelay,  // all checks, no arithmetic: outputs are left as they are
+    kDelay,  // no arithmetic: outputs are left as they are. What passed all checks once is not walked through again
   };
 
   Array();
@@ -65,8 +67,16 @@ class Array {
   Outcome run(const Command& command, const Memory& memory, Mode mode);
 
  private:
+  Outcome walk(const Command& command, const Memory& memory, Mode mode);
+
   std::string overlay_;
   std::unique_ptr<Fabric> fabric_;
+  // kDelay: what each stream that has passed multiplies, by where it is and the addresses it was given.
+  struct Passed {
+    std::vector<uint32_t> words;
+    double mmac;
+  };
+  std::map<std::pair<const uint32_t*, std::vector<uint64_t>>, Passed> passed_;
   bool broken_ = false;  // a command ended in the middle; what it left in fifos and cores is still there
 };
 

@@ -1,5 +1,7 @@
 #include "tests/device/contexts.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -12,7 +14,7 @@ namespace {
 
 // Contexts share the whole array by time: one command at a time, in the order of asking. Under driver_mutex.
 struct ArrayTurns {
-  std::deque<const Context*> waiting;
+  std::deque<const Job*> waiting;
   int64_t idle_since_ns = 0;
 };
 ArrayTurns& turns() {
@@ -96,63 +98,69 @@ int Context::submit(std::unique_lock<std::mutex>& lock, Job job, uint64_t* seque
   if (stopping_) return EINVAL;
   if (s.gone(generation_)) return ENODEV;
   *sequence = job.sequence = submitted++;
+  job.submitted_ns = monotonic_ns();
+  if (s.in_submission) return perform(lock, job) ? 0 : EINVAL;
   queue_.push_back(std::move(job));
   s.driver_changed.notify_all();
   return 0;
 }
 
 void Context::work() {
+  prctl(PR_SET_TIMERSLACK, 1000);  // ns: commands end when the cost model says
   Settings& s = settings();
   std::unique_lock<std::mutex> lock(s.driver_mutex);
   for (;;) {
     s.driver_changed.wait(lock, [&] { return stopping_ || !queue_.empty(); });
     if (stopping_) return;
-
-    std::deque<const Context*>& waiting = turns().waiting;
-    waiting.push_back(this);
-    s.driver_changed.wait(lock, [&] { return stopping_ || waiting.front() == this; });
-    const auto leave = [&] { waiting.erase(std::find(waiting.begin(), waiting.end(), this)); };
-    if (stopping_) {
-      leave();
-      s.driver_changed.notify_all();
-      return;
-    }
-
     const Job job = queue_.front();  // BOs live on while the command runs, whatever the process closes
-    uint32_t failed_entry = 0;
-    lock.unlock();
-    Result result = run_job(job, &failed_entry);
-    if (result.hang) {
-      const int watchdog = s.watchdog_ms;
-      const bool undisturbed = idle_until(watchdog ? monotonic_ns() + watchdog * int64_t{1000000} : INT64_MAX);
-      result.state = abi::kTimeout;
-      if (undisturbed) array_.reset();  // the driver restarts the context
-    }
-    lock.lock();
-
-    leave();
-    turns().idle_since_ns = monotonic_ns();
-    if (stopping_) {
-      s.driver_changed.notify_all();
-      return;  // the destructor has told those who wait for this context
-    }
-    if (s.gone(generation_)) result.state = abi::kAbort;
-
-    auto* const packet = reinterpret_cast<uint32_t*>(job.packet->host);
-    if (result.state != abi::kCompleted) ++errors;
-    if (result.state == abi::kCompleted) {
-      set_state(packet, abi::kCompleted);
-    } else if (job.chained.empty()) {
-      set_failed(*job.packet, result.state);
-    } else {
-      reinterpret_cast<abi::ChainPacket*>(packet)->error_index = failed_entry;
-      set_state(packet, result.state);
-    }
+    if (!perform(lock, job)) return;
     queue_.pop_front();
-    ++completed;
-    timelines_.signal(timeline, job.sequence);
     s.driver_changed.notify_all();
   }
+}
+
+// Waits for the array, runs the job there without the lock, and completes it. False if the context has ended: its destructor
+// tells those who wait.
+bool Context::perform(std::unique_lock<std::mutex>& lock, const Job& job) {
+  Settings& s = settings();
+  std::deque<const Job*>& waiting = turns().waiting;
+  waiting.push_back(&job);
+  s.driver_changed.wait(lock, [&] { return stopping_ || waiting.front() == &job; });
+  const auto leave = [&] {
+    waiting.erase(std::find(waiting.begin(), waiting.end(), &job));
+    s.driver_changed.notify_all();
+  };
+  if (stopping_) return leave(), false;
+
+  uint32_t failed_entry = 0;
+  lock.unlock();
+  Result result = run_job(job, &failed_entry);
+  if (result.hang) {
+    const int watchdog = s.watchdog_ms;
+    const bool undisturbed = idle_until(watchdog ? monotonic_ns() + watchdog * int64_t{1000000} : INT64_MAX);
+    result.state = abi::kTimeout;
+    if (undisturbed) array_.reset();  // the driver restarts the context
+  }
+  lock.lock();
+
+  leave();
+  turns().idle_since_ns = monotonic_ns();
+  if (stopping_) return false;
+  if (s.gone(generation_)) result.state = abi::kAbort;
+
+  auto* const packet = reinterpret_cast<uint32_t*>(job.packet->host);
+  if (result.state != abi::kCompleted) ++errors;
+  if (result.state == abi::kCompleted) {
+    set_state(packet, abi::kCompleted);
+  } else if (job.chained.empty()) {
+    set_failed(*job.packet, result.state);
+  } else {
+    reinterpret_cast<abi::ChainPacket*>(packet)->error_index = failed_entry;
+    set_state(packet, result.state);
+  }
+  ++completed;
+  timelines_.signal(timeline, job.sequence);
+  return true;
 }
 
 // Sleeps till the deadline; false if the context or the device ended before.
@@ -269,7 +277,7 @@ Context::Result Context::run_packet(const Job& job, const uint32_t* packet, bool
   }
   const int64_t end = monotonic_ns();
   s.busy_us += static_cast<long>((end - start) / 1000);
-  s.trace(number, static_cast<double>(start) / 1000, static_cast<double>(end) / 1000, outcome.mmac);
+  s.trace(number, job.submitted_ns, start, end, outcome.mmac, arguments.empty() ? 0 : arguments[0]);
 
   switch (outcome.kind) {
     case Outcome::kFailed:

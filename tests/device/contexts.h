@@ -35,6 +35,7 @@ struct Job {
   CommandMemory memory;                      // what EXEC_CMD listed
   CommandMemory everything;                  // all BOs: what control code that XRT has patched may touch
   uint64_t sequence = 0;
+  int64_t submitted_ns = 0;
 };
 
 // All members but `array` are under Settings::driver_mutex.
@@ -59,6 +60,7 @@ class Context {
     bool hang;
   };
   void work();
+  bool perform(std::unique_lock<std::mutex>& lock, const Job& job);
   Result run_job(const Job& job, uint32_t* failed_entry);
   Result run_packet(const Job& job, const uint32_t* packet, bool chained);
   bool idle_until(int64_t deadline_ns);

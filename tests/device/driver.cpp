@@ -180,7 +180,7 @@ int DeviceFile::sync_bo(const abi::SyncBo& request) {
     bo = buffers_.find(request.handle);
   }
   if (!bo) return ENOENT;
-  if (request.offset >= bo->size || request.direction > 1) return EINVAL;
+  if (request.offset >= bo->size || request.direction > 1 || (s.flushless && request.direction == 1)) return EINVAL;
   const uint64_t size = std::min(request.size, bo->size - request.offset);
   s.synced_bytes += static_cast<long>(size);
   const bool dropped = s.drop_sync();

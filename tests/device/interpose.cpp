@@ -182,6 +182,10 @@ EXPORT int lstat(const char* path, struct stat* out) noexcept {
 }
 EXPORT int access(const char* path, int mode) noexcept {
   NEXT(access);
+  if (emulated_npu::tree && strcmp(path, emulated_npu::kDeviceNode) == 0) {
+    if (!emulated_npu::settings().present()) return emulated_npu::fail(ENOENT);
+    if (emulated_npu::settings().denied && (mode & (R_OK | W_OK))) return emulated_npu::fail(EACCES);
+  }
   return next(Path(path), mode);
 }
 EXPORT ssize_t readlink(const char* path, char* out, size_t size) noexcept {

@@ -111,12 +111,14 @@ bool Settings::set(const std::string& key, const std::string& value) {
   const long integer = static_cast<long>(number);
   if (key == "log") return log_level_ = static_cast<int>(integer), true;
   if (key == "slots") return slots = static_cast<int>(integer), true;
+  if (key == "inline") return in_submission = integer != 0, true;
   if (key == "watchdog_ms") return watchdog_ms = static_cast<int>(integer), true;
   if (key == "contexts") return contexts = static_cast<int>(integer), true;
   if (key == "suspend_ms") return suspend_ms = integer, true;
   if (key == "wake_us") return wake_us = integer, true;
   if (key == "replug_ms") return replug_ms = integer, true;
   if (key == "deny") return denied = integer != 0, true;
+  if (key == "flushless") return flushless = integer != 0, true;
   if (key == "memlock") return lock_limited = integer != 0, true;
   if (key == "drop_sync") return sync_countdown_ = integer, true;
   if (key == "fail_bo") return bo_countdown_ = integer, true;
@@ -220,9 +222,11 @@ void Settings::log(const char* format, ...) {
   va_end(arguments);
 }
 
-void Settings::trace(long command, double start_us, double end_us, double mmac) {
+void Settings::trace(long command, int64_t submitted_ns, int64_t start_ns, int64_t end_ns, double mmac, uint64_t argument) {
   if (!trace_file_) return;
-  fprintf(trace_file_, "%ld %.1f %.1f %.3f\n", command, start_us, end_us, mmac);
+  const auto us = [](int64_t ns) { return static_cast<double>(ns) / 1000; };
+  fprintf(trace_file_, "%ld %.1f %.1f %.1f %.3f %#llx\n", command, us(submitted_ns), us(start_ns), us(end_ns), mmac,
+          static_cast<unsigned long long>(argument));
   fflush(trace_file_);
 }
 

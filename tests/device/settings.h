@@ -37,6 +37,7 @@ class Settings {
 
   // Read by the driver and the device. Plain settings are set before the work they concern; atomics at any time.
   int slots = 4;                          // jobs in flight per context before EXEC_CMD blocks; 0: no limit
+  std::atomic<bool> in_submission{false};  // commands run on the thread that submits them
   std::atomic<int> watchdog_ms{2000};     // 0: none
   std::atomic<int> contexts{16};          // how many may exist
   std::atomic<long> suspend_ms{5000};     // idle time after which the device sleeps; 0: never
@@ -47,6 +48,7 @@ class Settings {
   std::atomic<Array::Mode> mode{Array::Mode::kExact};
   std::atomic<long> replug_ms{0};         // time after which a vanished device is back; 0: only by the word "replug"
   std::atomic<bool> denied{false};        // opening the node fails with EACCES
+  std::atomic<bool> flushless{false};     // SYNC_BO from the device fails with EINVAL, as the real driver's does
   std::atomic<bool> lock_limited{false};  // locked mappings fail with EAGAIN, as under a small RLIMIT_MEMLOCK
   bool wait_command = false;              // completion by WAIT_CMD instead of a timeline syncobj
   bool user_addresses = false;            // SHARE BOs lie at their user address (PASID mode) instead of an IOVA
@@ -75,7 +77,7 @@ class Settings {
   std::string last_message();
   int log_level() const { return log_level_; }
   void log(const char* format, ...) __attribute__((format(printf, 2, 3)));
-  void trace(long command, double start_us, double end_us, double mmac);
+  void trace(long command, int64_t submitted_ns, int64_t start_ns, int64_t end_ns, double mmac, uint64_t argument);
 
   // The driver's lock, and what everyone who blocks in it waits on: completions, removal, the end of a context.
   std::mutex driver_mutex;

@@ -783,10 +783,13 @@ START_TEST(the_trace_has_a_line_per_command) {
   npu("cost=1000 trace=" + path);
   for (int i = 0; i < 3; ++i) expect_completed(p.start().wait());
   std::ifstream in(path);
-  double number, start, end, mmac, last_end = 0;
+  double number, submitted, start, end, mmac, last_end = 0;
+  std::string buffer;
   int lines = 0;
-  for (; in >> number >> start >> end >> mmac; ++lines) {
+  for (; in >> number >> submitted >> start >> end >> mmac >> buffer; ++lines) {
     ck_assert_int_eq(static_cast<int>(number), lines);
+    ck_assert_double_ge(start, submitted);
+    ck_assert_uint_eq(std::stoull(buffer, nullptr, 16), p.a.address());
     ck_assert_double_ge(end - start, 1000);
     ck_assert_double_ge(start, last_end);
     last_end = end;

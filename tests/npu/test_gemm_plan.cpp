@@ -150,6 +150,45 @@ START_TEST(chunked_base_window_takes_a_dispatch_for_each_512_channels) {
 }
 END_TEST
 
+START_TEST(base_window_takes_the_dispatches_its_plans_are_known_by) {
+  const auto window = [](PlanKind kind) { return plan_layer(overlay::kGemm8, 512, 2048, 512, kind).dispatches() * 6; };
+  ck_assert_int_eq(window(PlanKind::kChained), 18);
+  ck_assert_int_eq(window(PlanKind::kWhole), 24);
+  ck_assert_int_eq(window(PlanKind::kSeparate), 36);
+  ck_assert_int_eq(window(PlanKind::kChunked), 54);
+  const auto prototype = prototype_layer(overlay::kGemm8, 512, 2048, 512);
+  ck_assert_uint_eq(prototype.size() * 6, 72);
+  uint64_t macs = 0;
+  for (const GemmShape& s : prototype) {
+    ck_assert_int_eq(s.m, 512);
+    ck_assert_int_eq(s.n, 512);
+    macs += s.macs();
+  }
+  ck_assert_uint_eq(macs, base_plan().qkv.shape.macs() + base_plan().out.shape.macs() + base_plan().fc1.shape.macs() +
+                              base_plan().fc2.shape.macs());
+}
+END_TEST
+
+START_TEST(plan_with_the_least_predicted_time_is_the_fastest) {
+  for (const overlay::Variant* v : {&overlay::kGemm8, &overlay::kGemm1}) {
+    const PlanKind fastest = fastest_plan(*v, 768, 3072, 512);
+    for (const PlanKind kind : kPlanKinds) {
+      ck_assert_double_ge(plan_layer(*v, 768, 3072, 512, kind).predicted_us(),
+                          plan_layer(*v, 768, 3072, 512, fastest).predicted_us());
+    }
+  }
+}
+END_TEST
+
+START_TEST(plans_are_compared_in_print) {
+  const std::string text = compare_plans(overlay::kGemm8, 512, 2048, 512, 6);
+  for (const char* line : {"prototype     72 dispatches    10.42 ms a window", "chunked       54 dispatches     8.26 ms a window\n",
+                           "chained       18 dispatches     3.94 ms a window  <- fastest"}) {
+    ck_assert_msg(text.find(line) != std::string::npos, "no '%s' in\n%s", line, text.c_str());
+  }
+}
+END_TEST
+
 START_TEST(no_channel_ever_has_more_than_four_tasks_outstanding) {
   for (const overlay::Variant* v : {&overlay::kGemm8, &overlay::kGemm1}) {
     for (const int d : {384, 512, 768, 1024, 1280}) {
@@ -209,6 +248,9 @@ int main() {
   tcase_add_test(streams, base_window_takes_24_dispatches);
   tcase_add_test(streams, chained_base_window_takes_18_dispatches);
   tcase_add_test(streams, chunked_base_window_takes_a_dispatch_for_each_512_channels);
+  tcase_add_test(streams, base_window_takes_the_dispatches_its_plans_are_known_by);
+  tcase_add_test(streams, plan_with_the_least_predicted_time_is_the_fastest);
+  tcase_add_test(streams, plans_are_compared_in_print);
   tcase_add_test(streams, no_channel_ever_has_more_than_four_tasks_outstanding);
   tcase_add_test(streams, more_channel_blocks_than_a_descriptor_iterates_over_are_walked_one_by_one);
   tcase_add_test(streams, model_beyond_the_overlay_is_refused);

@@ -2,20 +2,23 @@
 // runs each test in a process of its own, so each opens the device anew and may lose it.
 //
 // Argument: the directory of the emulated overlays.
-#include <check.h>
-
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "dsp/log_mel.h"
+#include "npu/device.h"
 #include "npu/npu_encoder.h"
 #include "tests/device/control.h"
 #include "tests/npy.h"
 #include "whisper/error.h"
+
+#include <check.h>  // last: it defines fail()
 
 using namespace whisperxdna2;
 using npu::PlanKind;
@@ -65,12 +68,16 @@ std::vector<float> encode(Encoder& encoder, const Model& model, const std::vecto
 }
 
 std::unique_ptr<Encoder> on_npu(const std::shared_ptr<const Model>& model, bool cpu_may_finish = false,
-                                PlanKind kind = PlanKind::kWhole) {
+                                std::optional<PlanKind> kind = std::nullopt) {
   return npu::make_npu_encoder(model, Precision::kInt8, kThreads, cpu_may_finish, kind);
 }
 
 std::vector<float> on_cpu(const std::shared_ptr<const Model>& model, const std::vector<float>& mel) {
   return encode(*make_cpu_encoder(model, Precision::kInt8, kThreads), *model, mel);
+}
+
+void assert_contains(const std::string& text, const char* part) {
+  ck_assert_msg(text.find(part) != std::string::npos, "no \"%s\" in \"%s\"", part, text.c_str());
 }
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
@@ -118,9 +125,9 @@ START_TEST(every_plan_and_overlay_gives_the_same_bytes) {
   const auto expected = on_cpu(model, mel);
   for (const char* name : {"gemm8", "gemm1"}) {
     use_overlay(name);
-    for (const PlanKind kind : {PlanKind::kWhole, PlanKind::kChained, PlanKind::kChunked}) {
-      ck_assert_msg(same(encode(*on_npu(model, false, kind), *model, mel), expected), "%s, plan %d", name,
-                    static_cast<int>(kind));
+    for (const PlanKind kind : npu::kPlanKinds) {
+      ck_assert_msg(same(encode(*on_npu(model, false, kind), *model, mel), expected), "%s, plan %s", name,
+                    npu::name_of(kind));
     }
   }
 }
@@ -141,6 +148,32 @@ START_TEST(both_slots_at_once_give_their_own_features) {
 }
 END_TEST
 
+START_TEST(four_encoders_get_equal_shares_of_one_context) {
+  const auto model = tiny();
+  const auto mel = speech("jfk", 100);
+  std::vector<std::unique_ptr<Encoder>> encoders;
+  for (int i = 0; i < 4; ++i) encoders.push_back(on_npu(model));
+  for (const auto& encoder : encoders) encode(*encoder, *model, mel);
+  ck_assert_int_eq(control("live_contexts"), 1);
+  control("mode=delay cost=1000");  // the device is what they compete for
+  std::vector<std::thread> users;
+  std::vector<int> windows(encoders.size());
+  const auto end = steady_clock::now() + seconds(3);
+  for (size_t i = 0; i < encoders.size(); ++i) {
+    users.emplace_back([&, i] {
+      for (int slot : {0, 1}) encoders[i]->submit(slot, mel.data(), 100);
+      for (int slot = 0; steady_clock::now() < end; slot = 1 - slot, ++windows[i]) {
+        encoders[i]->wait(slot, steady_clock::now() + seconds(60));
+        encoders[i]->submit(slot, mel.data(), 100);
+      }
+    });
+  }
+  for (std::thread& user : users) user.join();
+  const auto [least, most] = std::minmax_element(windows.begin(), windows.end());
+  ck_assert_msg(*least * 10 >= *most * 8, "windows: %d, %d, %d, %d", windows[0], windows[1], windows[2], windows[3]);
+}
+END_TEST
+
 START_TEST(encoders_share_device_and_weights) {
   const auto model = tiny();
   const auto mel = speech("jfk");
@@ -157,21 +190,37 @@ END_TEST
 
 // ---- Dispatches and syncs
 
-START_TEST(window_takes_four_dispatches_a_layer) {
-  const auto model = tiny();
-  const auto encoder = on_npu(model);
-  const auto mel = speech("jfk");
-  encode(*encoder, *model, mel);
+long dispatches_of_a_window(Encoder& encoder, const Model& model, const std::vector<float>& mel) {
+  encode(encoder, model, mel);
   const long before = control("commands");
-  encode(*encoder, *model, mel);
-  ck_assert_int_eq(control("commands") - before, 4 * model->dims.n_encoder_layers);
+  encode(encoder, model, mel);
+  return control("commands") - before;
+}
+
+START_TEST(window_takes_its_plans_dispatches) {
+  const auto model = tiny();
+  const auto mel = speech("jfk");
+  const struct {
+    PlanKind kind;
+    int a_layer;
+  } plans[] = {{PlanKind::kChained, 3}, {PlanKind::kWhole, 4}, {PlanKind::kSeparate, 6}, {PlanKind::kChunked, 8}};
+  for (const auto& plan : plans) {
+    const auto encoder = on_npu(model, false, plan.kind);
+    ck_assert_int_eq(dispatches_of_a_window(*encoder, *model, mel), plan.a_layer * model->dims.n_encoder_layers);
+  }
+}
+END_TEST
+
+START_TEST(fastest_plan_is_taken) {
+  const auto model = tiny();
+  ck_assert_int_eq(dispatches_of_a_window(*on_npu(model), *model, speech("jfk")), 3 * model->dims.n_encoder_layers);
 }
 END_TEST
 
 START_TEST(every_sync_is_needed) {
   const auto model = tiny();
   const auto encoder = on_npu(model);
-  const auto mel = speech("jfk"), other = speech("robin");
+  const auto mel = speech("jfk", 100), other = speech("robin", 100);
   const auto expected = encode(*encoder, *model, mel);
   encode(*encoder, *model, other);
   const long before = control("syncs");
@@ -189,7 +238,13 @@ END_TEST
 
 // ---- Faults
 
-const char* const kFaults[] = {"error", "abort", "timeout", "hang", "unplug"};
+const struct {
+  const char *kind, *says, *advises;
+} kFaults[] = {
+    {"error", "ended a command with error", "dmesg"},      {"abort", "ended a command with abort", "dmesg"},
+    {"timeout", "ended a command with time-out", "dmesg"}, {"hang", "ended a command with time-out", "backend=cpu"},
+    {"unplug", "was removed", "once it is back"},
+};
 
 START_TEST(cpu_finishes_the_window_in_flight_with_the_same_bytes) {
   const auto model = tiny();
@@ -198,10 +253,11 @@ START_TEST(cpu_finishes_the_window_in_flight_with_the_same_bytes) {
   const auto expected = encode(*encoder, *model, mel);
   ck_assert_str_eq(encoder->describe().backend.c_str(), "npu");
   // In each of the third layer's products.
-  control(std::string("fault=") + kFaults[_i] + "@" + std::to_string(8 + _i % 4));
+  control(std::string("fault=") + kFaults[_i].kind + "@" + std::to_string(6 + _i % 3));
   ck_assert(same(encode(*encoder, *model, mel), expected));
   ck_assert_str_eq(encoder->describe().backend.c_str(), "cpu");
-  ck_assert_msg(encoder->describe().fault.find("NPU") != std::string::npos, "%s", encoder->describe().fault.c_str());
+  assert_contains(encoder->describe().fault, kFaults[_i].says);
+  assert_contains(encoder->describe().fault, kFaults[_i].advises);
 }
 END_TEST
 
@@ -210,12 +266,13 @@ START_TEST(without_the_cpu_the_window_fails) {
   const auto mel = speech("jfk");
   const auto encoder = on_npu(model);
   encode(*encoder, *model, mel);
-  control(std::string("fault=") + kFaults[_i] + "@3");
+  control(std::string("fault=") + kFaults[_i].kind + "@3");
   try {
     encode(*encoder, *model, mel);
     ck_abort_msg("no error");
   } catch (const Error& e) {
-    ck_assert_int_eq(static_cast<int>(e.code()), static_cast<int>(ErrorCode::kDevice));
+    assert_says(e, ErrorCode::kDevice, kFaults[_i].says);
+    assert_says(e, ErrorCode::kDevice, kFaults[_i].advises);
   }
 }
 END_TEST
@@ -225,7 +282,7 @@ START_TEST(device_is_used_again_when_it_is_back) {
   const auto mel = speech("jfk");
   const auto encoder = on_npu(model, true);
   const auto expected = encode(*encoder, *model, mel);
-  control(std::string("replug_ms=1 fault=") + kFaults[_i] + "@3");
+  control(std::string("replug_ms=1 fault=") + kFaults[_i].kind + "@3");
   ck_assert(same(encode(*encoder, *model, mel), expected));
   // The hung command is ended by the watchdog after 2 s, and delays between attempts double from 1 s.
   const auto limit = steady_clock::now() + seconds(30);
@@ -237,7 +294,38 @@ START_TEST(device_is_used_again_when_it_is_back) {
   ck_assert_str_eq(encoder->describe().fault.c_str(), "");
   const long before = control("commands");
   ck_assert(same(encode(*encoder, *model, mel), expected));
-  ck_assert_int_eq(control("commands") - before, 4 * model->dims.n_encoder_layers);
+  ck_assert_int_eq(control("commands") - before, 3 * model->dims.n_encoder_layers);
+}
+END_TEST
+
+START_TEST(device_that_was_absent_for_a_while_is_used_again) {
+  const auto model = tiny();
+  const auto mel = speech("jfk", 100);
+  npu::Device::set_delays(milliseconds(10), milliseconds(20));
+  const auto encoder = on_npu(model, true);
+  const auto expected = encode(*encoder, *model, mel);
+  control("unplug");
+  for (int i = 0; i < 3; ++i) {
+    ck_assert(same(encode(*encoder, *model, mel), expected));
+    std::this_thread::sleep_for(milliseconds(50));  // the next window tries to open what is not there
+  }
+  assert_contains(encoder->describe().fault, "removed");
+  control("replug");
+  std::this_thread::sleep_for(milliseconds(50));
+  ck_assert(same(encode(*encoder, *model, mel), expected));
+  ck_assert_str_eq(encoder->describe().backend.c_str(), "npu");
+  ck_assert(!encoder->describe().device.empty());
+}
+END_TEST
+
+START_TEST(memory_that_lacks_for_a_longer_window_is_named_and_the_cpu_encodes_it) {
+  const auto model = tiny();
+  const auto mel = speech("jfk", 100), longer = speech("jfk", 700);
+  const auto encoder = on_npu(model, true);
+  encode(*encoder, *model, mel);
+  control("fail_bo=0");
+  ck_assert(same(encode(*encoder, *model, longer), on_cpu(model, longer)));
+  assert_contains(encoder->describe().fault, "out of memory for the NPU: close other programs");
 }
 END_TEST
 
@@ -268,6 +356,7 @@ START_TEST(encoder_with_a_hung_command_can_be_destroyed) {
   auto encoder = on_npu(model, true);
   control("fault=hang@2");
   encode(*encoder, *model, mel);
+  assert_contains(encoder->describe().fault, "did not end a command in 3000 ms");
   const auto start = steady_clock::now();
   encoder.reset();
   ck_assert(steady_clock::now() - start < seconds(2));
@@ -344,7 +433,26 @@ END_TEST
 
 START_TEST(foreign_overlay_is_found_by_the_self_test) {
   use_overlay("vadd");
-  ck_assert_int_eq(static_cast<int>(refusal().code()), static_cast<int>(ErrorCode::kDevice));
+  assert_says(refusal(), ErrorCode::kDevice, "an overlay that does not belong to this program");
+}
+END_TEST
+
+// At each of the first allocations, of the device's heap to those of the encoder.
+START_TEST(missing_memory_is_named) {
+  const auto model = tiny();
+  control("fail_bo=" + std::to_string(_i));
+  try {
+    on_npu(model);
+    ck_abort_msg("an encoder was made");
+  } catch (const Error& e) {
+    assert_says(e, ErrorCode::kNoResource, "out of memory for the NPU: close other programs");
+  }
+}
+END_TEST
+
+START_TEST(setting_that_breaks_flushes_is_named) {
+  control("flushless=1");
+  assert_says(refusal(), ErrorCode::kUnsupported, "remove force_driver_sync from XRT's settings (xrt.ini");
 }
 END_TEST
 
@@ -407,13 +515,17 @@ int main(int, char** arguments) {
   tcase_add_test(numbers, every_plan_and_overlay_gives_the_same_bytes);
   tcase_add_test(numbers, both_slots_at_once_give_their_own_features);
   tcase_add_test(numbers, encoders_share_device_and_weights);
+  tcase_add_test(numbers, four_encoders_get_equal_shares_of_one_context);
   TCase* cost = add_case("dispatches and syncs");
-  tcase_add_test(cost, window_takes_four_dispatches_a_layer);
+  tcase_add_test(cost, window_takes_its_plans_dispatches);
+  tcase_add_test(cost, fastest_plan_is_taken);
   tcase_add_test(cost, every_sync_is_needed);
   TCase* faults = add_case("faults");
   tcase_add_loop_test(faults, cpu_finishes_the_window_in_flight_with_the_same_bytes, 0, 5);
   tcase_add_loop_test(faults, without_the_cpu_the_window_fails, 0, 5);
   tcase_add_loop_test(faults, device_is_used_again_when_it_is_back, 0, 5);
+  tcase_add_test(faults, device_that_was_absent_for_a_while_is_used_again);
+  tcase_add_test(faults, memory_that_lacks_for_a_longer_window_is_named_and_the_cpu_encodes_it);
   tcase_add_test(faults, stream_with_a_fault_in_every_tenth_window_is_the_same_as_without);
   tcase_add_test(faults, encoder_with_a_hung_command_can_be_destroyed);
   tcase_add_test(faults, interruption_ends_a_wait_and_the_next_window_is_right);
@@ -426,6 +538,8 @@ int main(int, char** arguments) {
   tcase_add_test(missing, file_that_is_no_overlay_is_refused);
   tcase_add_test(missing, overlay_of_another_version_is_refused);
   tcase_add_test(missing, foreign_overlay_is_found_by_the_self_test);
+  tcase_add_loop_test(missing, missing_memory_is_named, 0, 12);
+  tcase_add_test(missing, setting_that_breaks_flushes_is_named);
   tcase_add_test(missing, wrong_numbers_are_found_by_the_self_test);
   tcase_add_test(missing, other_precisions_are_refused);
   tcase_add_test(missing, module_is_loaded_by_the_backend);

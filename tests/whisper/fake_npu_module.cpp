@@ -1,4 +1,5 @@
-// Stands in for the NPU module: "encodes" on a device called "fake", or finds none where FAKE_NPU=absent.
+// Stands in for the NPU module: "encodes" on a device called "fake", or finds none where FAKE_NPU=absent. With NEEDS it wants
+// a function that no library has, as a module wants XRT's where that is missing or too old.
 #include <cstdlib>
 #include <cstring>
 
@@ -6,6 +7,10 @@
 #include "whisper/error.h"
 
 using namespace whisperxdna2;
+
+#ifdef NEEDS
+extern "C" void NEEDS();
+#endif
 
 namespace {
 
@@ -22,6 +27,9 @@ class FakeNpuEncoder : public Encoder {
 
 extern "C" __attribute__((visibility("default"))) std::unique_ptr<Encoder> FACTORY_NAME(std::shared_ptr<const Model> model,
                                                                                          Precision, int, bool) {
+#ifdef NEEDS
+  NEEDS();
+#endif
   const char* npu = std::getenv("FAKE_NPU");
   if (!model || (npu && std::strcmp(npu, "absent") == 0)) throw Error(ErrorCode::kNotFound, "no NPU on this machine");
   return std::make_unique<FakeNpuEncoder>();

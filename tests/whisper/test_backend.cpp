@@ -81,6 +81,16 @@ START_TEST(module_that_cannot_be_loaded_is_named) {
 }
 END_TEST
 
+START_TEST(missing_or_old_xrt_is_named) {
+  use_module(NPU_MODULE_WITHOUT_XRT);
+  const Error error = refusal();
+  ck_assert(error.code() == ErrorCode::kNotFound);
+  for (const char* part : {"xrt_of_a_later_version", "install XRT 2.25 or later"}) {
+    ck_assert_msg(std::string(error.what()).find(part) != std::string::npos, "%s", error.what());
+  }
+}
+END_TEST
+
 START_TEST(module_of_another_version_is_refused) {
   use_module(OTHER_NPU_MODULE);
   ck_assert(refusal().code() == ErrorCode::kUnsupported);
@@ -98,6 +108,7 @@ int main() {
   tcase_add_test(tests, auto_takes_the_cpu_where_the_module_finds_no_npu);
   tcase_add_test(tests, npu_never_becomes_the_cpu);
   tcase_add_test(tests, module_that_cannot_be_loaded_is_named);
+  tcase_add_test(tests, missing_or_old_xrt_is_named);
   tcase_add_test(tests, module_of_another_version_is_refused);
   suite_add_tcase(suite, tests);
   SRunner* runner = srunner_create(suite);
