@@ -218,6 +218,17 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
     context = gst_whisper_xdna2_enc_new_context (options, engine);
   gboolean announce = context && !(given && is_same_context (context, given));
 
+  /* First, so that upstream's error, which says less, comes second. */
+  if (failure && !*cancel) {
+    gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_ERROR,
+        "Loading failed");
+    try {
+      std::rethrow_exception (failure);
+    } catch (const std::exception & e) {
+      gst_whisper_xdna2_enc_post_error (self, e);
+    }
+  }
+
   gboolean current;
   {
     Lock lock (priv->lock);
@@ -252,16 +263,8 @@ gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
         "Loading was canceled");
     return;
   }
-  if (failure) {
-    gst_whisper_xdna2_enc_post_progress (self, GST_PROGRESS_TYPE_ERROR,
-        "Loading failed");
-    try {
-      std::rethrow_exception (failure);
-    } catch (const std::exception & e) {
-      gst_whisper_xdna2_enc_post_error (self, e);
-    }
+  if (failure)
     return;
-  }
   for (const std::string & notice : engine->notices ())
     GST_ELEMENT_INFO (self, RESOURCE, SETTINGS, ("%s", notice.c_str ()),
         ("%s", notice.c_str ()));       /* gst-launch-1.0 shows this one */

@@ -520,6 +520,25 @@ GST_START_TEST(test_failed_load_is_an_error) {
 }
 GST_END_TEST;
 
+// Who reads one message, as gst-launch-1.0 does, learns why.
+GST_START_TEST(test_failed_load_is_the_first_error) {
+  fake.load_fails = true;
+  for (int i = 0; i < 50; ++i) {
+    GstElement* pipeline =
+        gst_parse_launch("audiotestsrc ! audio/x-raw,rate=16000 ! whisperxdna2enc ! fakesink", nullptr);
+    GstBus* bus = gst_element_get_bus(pipeline);
+    gst_element_set_state(pipeline, GST_STATE_PLAYING);
+    GstMessage* message = gst_bus_timed_pop_filtered(bus, 10 * GST_SECOND, GST_MESSAGE_ERROR);
+    fail_unless(message != nullptr);
+    ck_assert(g_str_has_prefix(GST_OBJECT_NAME(GST_MESSAGE_SRC(message)), "whisperxdna2enc"));
+    gst_message_unref(message);
+    gst_element_set_state(pipeline, GST_STATE_NULL);
+    gst_object_unref(bus);
+    gst_object_unref(pipeline);
+  }
+}
+GST_END_TEST;
+
 GST_START_TEST(test_failed_load_can_be_retried) {
   fake.load_fails = true;
   Bench bench(kShort);
@@ -700,6 +719,7 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_drain_query_waits_for_the_text);
 
   tcase_add_loop_test(tc, test_failed_load_is_an_error, 0, G_N_ELEMENTS(kFailures));
+  tcase_add_test(tc, test_failed_load_is_the_first_error);
   tcase_add_test(tc, test_failed_load_can_be_retried);
   tcase_add_test(tc, test_failed_encoder_is_an_error);
   tcase_add_test(tc, test_encoder_that_fails_after_eos_still_ends_the_stream);
