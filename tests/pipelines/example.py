@@ -21,7 +21,7 @@ def example(name):
 
 def run(name, *arguments, **options):
     """Runs an example to its end; what it wrote is in .stdout and .stderr."""
-    return subprocess.run([str(example(name)), *map(str, arguments)], capture_output=True, text=True, timeout=120,
+    return subprocess.run([str(example(name)), *map(str, arguments)], capture_output=True, text=True, timeout=100,
                           **options)
 
 
