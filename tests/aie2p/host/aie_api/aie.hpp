@@ -69,20 +69,33 @@ inline int64_t rounded(int64_t value, int shift) {
   }
   stop("no such rounding mode");
 }
-template <typename T>
-T saturated(int64_t value) {
-  constexpr int64_t high = std::numeric_limits<T>::max();
-  int64_t low = std::numeric_limits<T>::min();
+// The same for conv_even and shifts to 30, quick.
+inline int32_t rounded_to_even(int32_t value, int shift) {
+  const int32_t floor = value >> shift;
+  const auto rest = static_cast<uint32_t>(value) - (static_cast<uint32_t>(floor) << shift);
+  const auto twice_rest = static_cast<int32_t>(rest << 1);
+  const int32_t unit = static_cast<int32_t>(uint32_t{1} << shift);
+  return floor + ((twice_rest > unit) | ((twice_rest == unit) & floor & 1));
+}
+template <typename T, typename Value>
+T saturated(Value value) {
+  constexpr Value high = std::numeric_limits<T>::max();
+  Value low = std::numeric_limits<T>::min();
   if (registers.saturation == saturation_mode::none) return static_cast<T>(value);
-  if (registers.saturation == saturation_mode::symmetric && std::is_signed_v<T>) low = -high;
+  if (registers.saturation == saturation_mode::symmetric && std::is_signed_v<T>) low = static_cast<Value>(-high);
   return static_cast<T>(value < low ? low : value > high ? high : value);
 }
 
-// Sum modulo 2^32, as accumulators of 32 bits are.
-inline int32_t wrapping_sum(int32_t a, int32_t b) {
-  int32_t sum;
-  if (__builtin_add_overflow(a, b, &sum)) registers.wrapped = true;
-  return sum;
+// sums += terms modulo 2^32, as accumulators of 32 bits do. Written so that the compiler makes vectors of it.
+template <unsigned Lanes>
+void add_to(int32_t (&sums)[Lanes], const int32_t (&terms)[Lanes]) {
+  uint32_t wrapped = 0;  // in the sign bit
+  for (unsigned i = 0; i < Lanes; ++i) {
+    const auto a = static_cast<uint32_t>(sums[i]), b = static_cast<uint32_t>(terms[i]), sum = a + b;
+    wrapped |= (sum ^ a) & (sum ^ b);
+    sums[i] = static_cast<int32_t>(sum);
+  }
+  if (wrapped >> 31) registers.wrapped = true;
 }
 
 }  // namespace host
@@ -203,7 +216,11 @@ struct accum {
       host::require(shift == 0, "a down-shift to lanes as wide as the accumulator's, which is ignored");
       for (unsigned i = 0; i < Lanes; ++i) out.lane[i] = static_cast<T>(lane[i]);
     } else {
-      for (unsigned i = 0; i < Lanes; ++i) out.lane[i] = host::saturated<T>(host::rounded(lane[i], shift));
+      if (sizeof(element) == 4 && shift <= 30 && host::registers.rounding == rounding_mode::conv_even) {
+        for (unsigned i = 0; i < Lanes; ++i) out.lane[i] = host::saturated<T>(host::rounded_to_even(lane[i], shift));
+      } else {
+        for (unsigned i = 0; i < Lanes; ++i) out.lane[i] = host::saturated<T>(host::rounded(lane[i], shift));
+      }
     }
     return out;
   }
@@ -211,12 +228,13 @@ struct accum {
 
 template <typename T, unsigned Lanes>
 accum<acc32, Lanes> add(accum<acc32, Lanes> sum, const vector<T, Lanes>& v) {
-  for (unsigned i = 0; i < Lanes; ++i) sum.lane[i] = host::wrapping_sum(sum.lane[i], v.lane[i]);
+  static_assert(std::is_same_v<T, int32_t>);
+  host::add_to(sum.lane, v.lane);
   return sum;
 }
 template <unsigned Lanes>
 accum<acc32, Lanes> add(accum<acc32, Lanes> a, const accum<acc32, Lanes>& b) {
-  for (unsigned i = 0; i < Lanes; ++i) a.lane[i] = host::wrapping_sum(a.lane[i], b.lane[i]);
+  host::add_to(a.lane, b.lane);
   return a;
 }
 
@@ -237,13 +255,10 @@ accum<acc32, Lanes> mac(const accum<acc32, Lanes>& sum, const vector<int16_t, La
   return add(sum, mul<acc32>(a, b));
 }
 template <unsigned Lanes>
-accum<acc32, Lanes> msc(accum<acc32, Lanes> sum, const vector<int16_t, Lanes>& a, int16_t b) {
-  for (unsigned i = 0; i < Lanes; ++i) {
-    int32_t rest;
-    if (__builtin_sub_overflow(sum.lane[i], int32_t{a.lane[i]} * b, &rest)) host::registers.wrapped = true;
-    sum.lane[i] = rest;
-  }
-  return sum;
+accum<acc32, Lanes> msc(const accum<acc32, Lanes>& sum, const vector<int16_t, Lanes>& a, int16_t b) {
+  accum<acc32, Lanes> product = mul<acc32>(a, b);
+  for (int32_t& lane : product.lane) lane = -lane;  // a product of 16 bits has an opposite
+  return add(sum, product);
 }
 
 template <unsigned M, unsigned K, unsigned N, typename A, typename B, typename Tag>
