@@ -185,6 +185,7 @@ DecoderNetwork::~DecoderNetwork() = default;
 
 void DecoderNetwork::set_features(const float* features, int positions, int content, const float* tail, int tail_rows) {
   const int rows = positions + tail_rows;
+  ProfileScope scope("decoder cross keys, values", int64_t{4} * rows * d_ * d_ * dims_.n_decoder_layers);
   const size_t head_size = static_cast<size_t>(rows) * kHeadWidth;
   const size_t size = 2 * head_size * dims_.n_heads * weights_->blocks.size();
   if (cross_cache_.size() < size) {
@@ -296,7 +297,43 @@ void DecoderNetwork::run(const Row* rows, int count, const int* projected, int n
     f32_kernels().add(x, &weights_->positions[static_cast<size_t>(rows[i].position) * d_], d_);
   }
   norm(x_.data(), count, weights_->blocks[0].self_norm, &normed_);
-  run_steps(threads_, static_cast<int>(weights_->blocks.size()) * kStepsPerLayer + (n_projected > 0), this);
+  measure(0);
+  run_steps(threads_, steps(), this);
+  measured_.reset();
+}
+
+// Begins to measure a step, as what was measured ends. Operations: of the products with matrices and of attention.
+void DecoderNetwork::measure(int step) {
+  static constexpr const char* kNames[] = {"decoder self attention", "decoder self out", "decoder cross attention",
+                                           "decoder cross out",      "decoder fc1",      "decoder fc2"};
+  measured_.reset();
+  const int64_t d = d_, rows = count_;
+  if (step / kStepsPerLayer == static_cast<int>(weights_->blocks.size())) {
+    measured_.emplace("decoder logits", 2 * n_projected_ * d * dims_.n_vocab);
+    return;
+  }
+  const int kind = step % kStepsPerLayer;
+  int64_t products = 0;
+  switch (kind) {
+    case kSelf:
+      products = 3 * d * d * rows;
+      for (int64_t i = 0; i < rows; ++i) products += 2 * d * (rows_[i].position + 1);
+      break;
+    case kCross:
+      products = rows * d * (d + 2 * cross_rows_);
+      break;
+    case kFc1:
+    case kFc2:
+      products = 4 * d * d * rows;
+      break;
+    default:
+      products = d * d * rows;
+  }
+  measured_.emplace(kNames[kind], 2 * products);
+}
+
+int DecoderNetwork::steps() const {
+  return static_cast<int>(weights_->blocks.size()) * kStepsPerLayer + (n_projected_ > 0);
 }
 
 int DecoderNetwork::items(int step) const noexcept {
@@ -345,6 +382,12 @@ void DecoderNetwork::item(int step, int i) noexcept {
 }
 
 void DecoderNetwork::finish(int step) noexcept {
+  between_steps(step);
+  if (step + 1 < steps()) measure(step + 1);
+}
+
+// What the next step reads.
+void DecoderNetwork::between_steps(int step) {
   const size_t layer = step / kStepsPerLayer;
   if (layer == weights_->blocks.size()) return;
   const Block& b = weights_->blocks[layer];

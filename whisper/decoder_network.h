@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/cpu/f32_kernels.h"
 #include "kernels/cpu/large_buffer.h"
+#include "kernels/cpu/profile.h"
 #include "kernels/cpu/steps.h"
 #include "whisper/model.h"
 
@@ -58,9 +60,12 @@ class DecoderNetwork final : private StepWork {
   };
   enum Step { kSelf, kSelfOut, kCross, kCrossOut, kFc1, kFc2, kStepsPerLayer };
 
+  int steps() const;
   int items(int step) const noexcept override;
   void item(int step, int i) noexcept override;
   void finish(int step) noexcept override;
+  void between_steps(int step);
+  void measure(int step);
   void attend_self(size_t layer, int head);
   void attend_cross(size_t layer, int head);
   void norm(const float* x, int count, const DecoderNorm& n, Input* to);
@@ -85,6 +90,7 @@ class DecoderNetwork final : private StepWork {
   const Row* rows_ = nullptr;
   const int* projected_ = nullptr;
   int count_ = 0, n_projected_ = 0;
+  std::optional<ProfileScope> measured_;      // the step at hand
   std::vector<float> x_, query_, key_value_;  // [row][d], twice d
   Input normed_, mixed_, hidden_, last_;      // last_: the projected rows
   std::vector<float> scores_, weights_of_keys_;  // [head][longest cache]

@@ -139,6 +139,11 @@ struct PairSums<F32x16> {
 };
 #endif
 
+// Matrices are read once, in order, from memory. Processors stop looking ahead at the end of a page of 4 KiB; asking for
+// what comes this much later is worth a quarter of the speed.
+constexpr int kAhead = 2048;
+inline void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
+
 // R rows of inputs from row `row` on by one panel.
 template <class V, int R>
 inline void int8_block(const GemvTask& t, int row, int panel) {
@@ -155,6 +160,8 @@ inline void int8_block(const GemvTask& t, int row, int panel) {
     }
   }
   for (int k = 0; k < in; k += 2 * kSums) {
+    prefetch(w);
+    if constexpr (kSums == 4) prefetch(w + 64);
 #pragma GCC unroll 4
     for (int s = 0; s < kSums; ++s) {
       typename Sums::Weights weights[kVectors];

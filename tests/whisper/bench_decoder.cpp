@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/profile.h"
 #include "tests/whisper/decoder_case.h"
 #include "whisper/tokenizer.h"
 #include "whisper/word_timing.h"
@@ -41,7 +42,7 @@ int main(int argc, char** argv) {
 
   print("weights", {making}, 1);
   constexpr int kRuns = 15;
-  std::vector<double> features, one, many, prefix, words;
+  std::vector<double> features, one, many, prefix, words, beams;
   set_features(decoder, kJfkTail);
   for (int i = 0; i < kRuns; ++i) {
     features.push_back(milliseconds([&] { set_features(decoder, kJfkTail); }));
@@ -55,6 +56,10 @@ int main(int argc, char** argv) {
     o.max_new_tokens = 21;
     DecodeResult r;
     many.push_back(milliseconds([&] { r = decoder.decode(o); }) - one.back());
+    o.beam_size = 5;
+    const double several = milliseconds([&] { decoder.decode(o); });
+    o.max_new_tokens = 1;
+    beams.push_back(several - milliseconds([&] { decoder.decode(o); }));
     words.push_back(milliseconds(
         [&] { word_times(*model->tokenizer, "en", {}, r, static_cast<int>(model->alignment_heads.size()), 512, nullptr); }));
   }
@@ -62,5 +67,21 @@ int main(int argc, char** argv) {
   print("prompt and first token", one, 1);
   print("the same with a prefix of 20", prefix, 1);
   print("each further token", many, 20);
+  print("the same with 5 beams", beams, 20);
   print("word times, 22 rows", words, 1);
+
+  DecodeOptions o = options_of(kJfkTail);
+  o.max_new_tokens = 1;
+  enable_profile(true);
+  decoder.decode(o);
+  std::vector<ProfileEntry> begin = take_profile();
+  o.max_new_tokens = 21;
+  decoder.decode(o);
+  std::printf("\n%-34s %8s %8s\n", "a further token, last run", "ms", "GOP/s");
+  const std::vector<ProfileEntry> all = take_profile();
+  for (size_t i = 0; i < all.size(); ++i) {
+    const double ms = static_cast<double>(all[i].nanoseconds - begin[i].nanoseconds) * 1e-6;
+    std::printf("%-34s %8.3f %8.1f\n", all[i].name.c_str(), ms / 20,
+                static_cast<double>(all[i].operations - begin[i].operations) / ms * 1e-6);
+  }
 }
