@@ -73,6 +73,8 @@ Json parse_json(const std::string& text, const std::string& path) {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {
     fail(path, "not valid JSON (at byte " + std::to_string(error.byte) + ")");
+  } catch (const Json::exception&) {  // out_of_range is the one left
+    fail(path, "a number is too large");
   }
 }
 

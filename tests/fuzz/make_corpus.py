@@ -74,6 +74,7 @@ def main():
                                          "model": {"vocab": {"!": 0, "\u0120a": 1}, "merges": ["a b"]}}).encode(),
         "map": b"\3" + json.dumps({"!": 0, "\u0120a": 1}).encode(),
         "config": b"\4" + json.dumps({**make_models.configuration(), "dtype": "float16"}).encode(),
+        "overflow": b'\4{"d_model": 1e999}',
         "generation": b"\5" + json.dumps({"alignment_heads": [[0, 0]], "no_timestamps_token_id": 50363}).encode(),
         "index": b"\6" + json.dumps({"metadata": {"total_size": 8}, "weight_map": {
             f"model.encoder.{name}.bias": "model-00001-of-00001.safetensors" for name in ("conv1", "conv2")}}).encode(),

@@ -1,8 +1,13 @@
 // Files derived from a model: whole or not there at all.
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -98,6 +103,71 @@ START_TEST(readers_see_whole_files_while_others_write) {
 }
 END_TEST
 
+// Processes share nothing but the directory.
+START_TEST(two_processes_at_once_leave_one_whole_file) {
+  Cache cache;
+  const std::string payloads[] = {std::string(200000, 'a'), std::string(400000, 'b')};
+  std::vector<pid_t> writers;
+  for (const std::string& payload : payloads) {
+    const pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+      bool good = true;
+      for (int i = 0; i < 100; ++i) {
+        good = good && write_derived("key", "kind", 1, payload).empty();
+        const auto there = read_derived("key", "kind", 1);
+        good = good && (!there || *there == payloads[0] || *there == payloads[1]);
+      }
+      _exit(good ? 0 : 1);
+    }
+    writers.push_back(child);
+  }
+  for (const pid_t child : writers) {
+    int status = 0;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  const auto last = read_derived("key", "kind", 1);
+  ck_assert(last == payloads[0] || last == payloads[1]);
+  ck_assert_int_eq(std::distance(fs::directory_iterator(cache.file().parent_path()), {}), 1);
+}
+END_TEST
+
+START_TEST(a_full_disk_is_named_and_leaves_what_there_was) {
+  Cache cache;
+  ck_assert(write_derived("key", "kind", 1, kPayload).empty());
+  signal(SIGXFSZ, SIG_IGN);
+  struct rlimit limit;
+  ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  limit.rlim_cur = 50000;  // as on a disk that has this much left
+  ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const std::string problem = write_derived("key", "kind", 1, std::string(200000, 'a'));
+  ck_assert_msg(problem == "cannot write " + cache.file().string() + ": File too large", "%s",
+                problem.c_str());
+  ck_assert(read_derived("key", "kind", 1) == kPayload);
+  ck_assert_int_eq(std::distance(fs::directory_iterator(cache.file().parent_path()), {}), 1);
+}
+END_TEST
+
+START_TEST(a_read_only_cache_is_read_and_named_when_written) {
+  Cache cache;
+  ck_assert(write_derived("key", "kind", 1, kPayload).empty());
+  const fs::path folder = cache.file().parent_path();
+  fs::permissions(cache.root, fs::perms(0755));
+  fs::permissions(cache.file(), fs::perms(0644));
+  fs::permissions(folder, fs::perms(0555));
+  const uid_t user = geteuid();
+  if (user == 0) ck_assert_int_eq(seteuid(65534), 0);  // permissions mean nothing to root
+  const std::string problem = write_derived("key", "kind", 1, "other");
+  const auto there = read_derived("key", "kind", 1);
+  if (user == 0) ck_assert_int_eq(seteuid(user), 0);
+  ck_assert_msg(problem == "cannot write " + cache.file().string() + ": Permission denied", "%s",
+                problem.c_str());
+  ck_assert(there == kPayload);
+  fs::permissions(folder, fs::perms(0755));
+}
+END_TEST
+
 int main() {
   Suite* suite = suite_create("derived_file");
   TCase* tc = tcase_create("derived_file");
@@ -105,6 +175,9 @@ int main() {
   tcase_add_test(tc, a_damaged_file_is_none);
   tcase_add_test(tc, a_cache_that_cannot_be_written_is_named);
   tcase_add_test(tc, readers_see_whole_files_while_others_write);
+  tcase_add_test(tc, two_processes_at_once_leave_one_whole_file);
+  tcase_add_test(tc, a_full_disk_is_named_and_leaves_what_there_was);
+  tcase_add_test(tc, a_read_only_cache_is_read_and_named_when_written);
   suite_add_tcase(suite, tc);
   SRunner* runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

@@ -456,6 +456,7 @@ START_TEST(json_bombs_are_refused) {
   for (int i = 0; i < 500000; ++i) many += "0,";
   refuse(many + "0]", "too many values");
   refuse(std::string((16 << 20) + 1, ' '), "at most 16777216 are expected");
+  refuse("{\"model\": {\"vocab\": {\"a\": 1e999}}}", "a number is too large");
 }
 END_TEST
 
