@@ -1,12 +1,11 @@
 // Says what a model file holds: format, dimensions, tokens, memory, and with --tensors the values of every tensor.
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "whisper/checkpoint.h"
 #include "whisper/error.h"
@@ -26,6 +25,17 @@ constexpr char kUsage[] =
 
 const char* name_of(DType dtype) {
   return dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16";
+}
+
+// Largest resident size so far. Unlike getrusage's it knows nothing of the process that started this one.
+long peak_kilobytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word && word != "VmHWM:") {
+  }
+  long kilobytes = 0;
+  status >> kilobytes;
+  return kilobytes;
 }
 
 void print_tensors(const Model& model) {
@@ -65,12 +75,10 @@ void print(const Model& model, double seconds) {
   std::printf("languages   %s\n", languages.empty() ? "English only" : languages.c_str() + 1);
   std::printf("alignment   layer,head:");
   for (const auto& [layer, head] : model.alignment_heads) std::printf(" %d,%d", layer, head);
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
   std::printf("\nmemory      %.1f MiB encoder, %.1f MiB decoder; peak of this process %.1f MiB\n",
               static_cast<double>(model.encoder_pages->bytes()) / (1 << 20),
               static_cast<double>(model.decoder_pages->bytes()) / (1 << 20),
-              static_cast<double>(usage.ru_maxrss) / 1024);
+              static_cast<double>(peak_kilobytes()) / 1024);
   std::printf("loaded in   %.3f s\n", seconds);
 }
 

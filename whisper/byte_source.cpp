@@ -64,7 +64,8 @@ void ByteSource::expect_unchanged() const {
 
 std::string printable(const std::string& text) {
   std::string result = text;
-  std::replace_if(result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::replace_if(
+      result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
   return result;
 }
 

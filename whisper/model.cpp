@@ -63,8 +63,8 @@ struct Cache {
 
 std::string with_advice(const std::string& message) {
   return message +
-         ". `whisperxdna2-fetch-model base` (in the source tree: `tools/fetch-model base`) fetches a model; "
-         "model-path names another one";
+         ". `whisperxdna2-fetch-model base` (in the source tree: `tools/fetch-model base`) fetches a "
+         "model; model-path names another one";
 }
 
 constexpr char kConversion[] =

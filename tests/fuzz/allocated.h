@@ -6,8 +6,9 @@
 #include <cstdint>
 
 // <sanitizer/allocator_interface.h>, which Debian's clang does not bring
-extern "C" int __sanitizer_install_malloc_and_free_hooks(
-    void (*malloc_hook)(const volatile void*, size_t), void (*free_hook)(const volatile void*));
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void*,
+                                                                             size_t),
+                                                         void (*free_hook)(const volatile void*));
 extern "C" size_t __sanitizer_get_allocated_size(const volatile void* block);
 
 // Watches the heap from its construction on. One at a time; blocks of other threads count as well.

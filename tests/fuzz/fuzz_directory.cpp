@@ -1,5 +1,6 @@
-// One of the small files of a model's directory from arbitrary bytes; the first byte chooses which. The others are those of
-// a Hugging Face model in parts, with two tensors, which its reader accepts.
+// One of the small files of a model's directory from arbitrary bytes; the first byte chooses which.
+// The others are those of a Hugging Face model in parts, with two tensors, which its reader
+// accepts.
 #include <unistd.h>
 
 #include <cstdio>

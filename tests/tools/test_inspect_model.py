@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """whisperxdna2-inspect-model on the generated models, and on models of every published size.
 
-Those are safetensors files of zeros with the published numbers of layers, mel bands and tokens, sparse on disk. By default
-they are 64 channels wide; with the argument `real` they have the published width, up to large's 3 GB of memory."""
+Those are safetensors files of zeros with the published numbers of layers, mel bands and tokens, sparse on disk. By
+default they are 64 channels wide; with the argument `real` they have the published width, up to large's 3 GB of memory.
+"""
 import json
 import math
 import os
@@ -21,7 +22,8 @@ import make_models  # noqa: E402
 PROGRAM, MODELS = os.environ['INSPECT_MODEL'], Path(os.environ['WHISPERXDNA2_TEST_MODELS'])
 REAL = 'real' in sys.argv[1:]
 
-# openai/whisper model-card.md and the published config.json files: width, encoder and decoder layers, mel bands, tokens.
+# openai/whisper model-card.md and the published config.json files: width, layers of encoder and decoder, mel bands,
+# tokens.
 SIZES = {
     'tiny': (384, 4, 4, 80, 51865), 'tiny.en': (384, 4, 4, 80, 51864),
     'base': (512, 6, 6, 80, 51865), 'base.en': (512, 6, 6, 80, 51864),
@@ -77,8 +79,9 @@ def write_model(directory, width, encoder_layers, decoder_layers, mels, vocabula
         file.truncate(8 + len(text) + at)
     make_models.use(vocabulary, 50257 if vocabulary >= 51865 else 50256, mels)
     make_models.write_json(str(directory / 'config.json'), {
-        **make_models.configuration(), 'd_model': width, 'encoder_layers': encoder_layers, 'decoder_layers': decoder_layers,
-        'encoder_attention_heads': width // 64, 'decoder_attention_heads': width // 64})
+        **make_models.configuration(), 'd_model': width,
+        'encoder_layers': encoder_layers, 'encoder_attention_heads': width // 64,
+        'decoder_layers': decoder_layers, 'decoder_attention_heads': width // 64})
     make_models.write_json(str(directory / 'vocab.json'), {t: i for i, t in enumerate(make_models.text_tokens())})
 
 
@@ -102,7 +105,8 @@ class InspectModel(unittest.TestCase):
         for name, shape in tensors(width, encoder_layers, decoder_layers, mels, vocabulary):
             small = len(shape) == 1 or 'embed_positions' in name  # kept as f32
             sizes[name.split('.')[1]] += (4 if small else 2) * math.prod(shape)
-        memory = re.match(r'([\d.]+) MiB encoder, ([\d.]+) MiB decoder; peak of this process ([\d.]+) MiB', report['memory'])
+        memory = re.match(r'([\d.]+) MiB encoder, ([\d.]+) MiB decoder; peak of this process ([\d.]+) MiB',
+                          report['memory'])
         for got, want in zip(memory.groups(), sizes.values()):
             self.assertAlmostEqual(float(got), want / 2**20, delta=0.11)
         self.assertGreater(float(memory[3]), sum(sizes.values()) / 2**20)
@@ -119,8 +123,9 @@ class InspectModel(unittest.TestCase):
 
     @unittest.skipIf(REAL, 'has been tested')
     def test_every_format(self):
-        found = {'ct2-f16': 'CTranslate2 f16', 'ct2-f32': 'CTranslate2 f32', 'ct2-int8': 'CTranslate2 int8', 'hf-bf16': 'Hugging Face bf16',
-                 'hf-sharded': 'Hugging Face f16', 'ggml-q4_1.bin': 'ggml q4_1', 'ggml-f16.bin': 'ggml f16'}
+        found = {'ct2-f16': 'CTranslate2 f16', 'ct2-f32': 'CTranslate2 f32', 'ct2-int8': 'CTranslate2 int8',
+                 'hf-bf16': 'Hugging Face bf16', 'hf-sharded': 'Hugging Face f16', 'ggml-q4_1.bin': 'ggml q4_1',
+                 'ggml-f16.bin': 'ggml f16'}
         keys = {}
         for name, what in found.items():
             with self.subTest(model=name):

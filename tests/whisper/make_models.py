@@ -8,6 +8,7 @@ Usage: make_models.py DIRECTORY
   hf-f16/ hf-f32/ hf-bf16/ hf-sharded/          Hugging Face
   ct2-english/ ggml-english.bin hf-english/     English only: 51864 tokens
   ct2-v3/ ggml-v3.bin hf-v3/                    as large-v3: 51866 tokens, 128 mel bands
+  hf-distil/                                    as distil-large-v3: also fewer layers in the decoder than in the encoder
   expected-TYPE.f32                             values of encoder.blocks.0.mlp.0.weight as they must be in memory
 All of the f16 ones hold the same weights.
 """
@@ -21,6 +22,7 @@ from array import array
 WIDTH = 64
 # Which of the three vocabularies is written; see use().
 N_VOCAB, N_TEXT, MEL_BANDS = 51865, 50257, 80
+LAYERS = {"encoder": 1, "decoder": 1}  # others only in Hugging Face's format
 LANGUAGES = ("en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi "
              "ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd "
              "gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue").split()
@@ -36,16 +38,17 @@ def shapes():
     s["encoder.ln_post.weight"] = s["encoder.ln_post.bias"] = (d,)
     s["decoder.ln.weight"] = s["decoder.ln.bias"] = (d,)
     for side, kinds in (("encoder", ["attn"]), ("decoder", ["attn", "cross_attn"])):
-        b = side + ".blocks.0."
-        for kind in kinds:
-            for part in ("query", "key", "value", "out"):
-                s[f"{b}{kind}.{part}.weight"] = (d, d)
-                if part != "key":
-                    s[f"{b}{kind}.{part}.bias"] = (d,)
-            s[f"{b}{kind}_ln.weight"] = s[f"{b}{kind}_ln.bias"] = (d,)
-        s[b + "mlp.0.weight"], s[b + "mlp.0.bias"] = (4 * d, d), (4 * d,)
-        s[b + "mlp.2.weight"], s[b + "mlp.2.bias"] = (d, 4 * d), (d,)
-        s[b + "mlp_ln.weight"] = s[b + "mlp_ln.bias"] = (d,)
+        for layer in range(LAYERS[side]):
+            b = f"{side}.blocks.{layer}."
+            for kind in kinds:
+                for part in ("query", "key", "value", "out"):
+                    s[f"{b}{kind}.{part}.weight"] = (d, d)
+                    if part != "key":
+                        s[f"{b}{kind}.{part}.bias"] = (d,)
+                s[f"{b}{kind}_ln.weight"] = s[f"{b}{kind}_ln.bias"] = (d,)
+            s[b + "mlp.0.weight"], s[b + "mlp.0.bias"] = (4 * d, d), (4 * d,)
+            s[b + "mlp.2.weight"], s[b + "mlp.2.bias"] = (d, 4 * d), (d,)
+            s[b + "mlp_ln.weight"] = s[b + "mlp_ln.bias"] = (d,)
     s["decoder.token_embedding.weight"] = (N_VOCAB, d)
     return s
 
@@ -321,7 +324,8 @@ def safetensors(path, tensors, dtype):
 
 def configuration():
     return {
-        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1,
+        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": LAYERS["encoder"], "decoder_layers": LAYERS["decoder"],
+        "encoder_attention_heads": 1,
         "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
         "vocab_size": N_VOCAB, "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
         "scale_embedding": False}
@@ -372,6 +376,9 @@ def main():
         ct2(f"{out}/ct2-{name}", weights, "f16")
         ggml(f"{out}/ggml-{name}.bin", weights, "f16")
         hugging_face(f"{out}/hf-{name}", weights, "F16")
+    LAYERS.update(encoder=3, decoder=2)
+    hugging_face(f"{out}/hf-distil", make_weights(), "F16")
+    LAYERS.update(encoder=1, decoder=1)
 
     write(f"{out}/expected-f16.f32", watched.tobytes())
     data, scales = quantize_rows(watched, 4 * WIDTH)

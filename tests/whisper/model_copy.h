@@ -1,7 +1,8 @@
-// For tests of the file formats: the models that make_models.py wrote at build time, copies of them to be damaged, and
-// loading within the memory that files may take.
+// For tests of the file formats: the models that make_models.py wrote at build time, copies of them
+// to be damaged, and loading within the memory that files may take.
 #pragma once
 
+#include <check.h>  // last: it defines macros with names such as fail
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -12,8 +13,11 @@
 #include <functional>
 #include <string>
 
+#include "whisper/checkpoint.h"
+#include "whisper/engine.h"
 #include "whisper/error.h"
 #include "whisper/model.h"
+#include "whisper/tokenizer.h"
 
 #include <check.h>  // last: it defines macros with names such as fail
 
@@ -92,7 +96,8 @@ inline void put32(std::string& data, size_t at, uint32_t value) {
   std::memcpy(&data[at], &value, sizeof value);
 }
 
-// Where the fields behind the name of a CTranslate2 tensor are: rank u8, dimensions u32, type u8, bytes u32, data.
+// Where the fields behind the name of a CTranslate2 tensor are: rank u8, dimensions u32, type u8,
+// bytes u32, data.
 inline size_t after_ct2_name(const std::string& data, const std::string& name) {
   return find(data, name + '\0') + name.size() + 1;
 }
@@ -100,15 +105,16 @@ inline size_t after_ct2_name(const std::string& data, const std::string& name) {
 // Bytes of a file, or of the files in a directory.
 inline uint64_t size_of_files(const fs::path& path) {
   std::error_code error;  // a path that leads nowhere has none
-  if (!fs::is_directory(path, error)) return fs::is_regular_file(path, error) ? fs::file_size(path) : 0;
+  if (!fs::is_directory(path, error))
+    return fs::is_regular_file(path, error) ? fs::file_size(path) : 0;
   uint64_t total = 0;
   for (const auto& entry : fs::directory_iterator(path))
     if (entry.is_regular_file(error)) total += entry.file_size();
   return total;
 }
 
-// While in scope the process gets no more than `factor` times the size of the files at `path` and 64 MiB of further memory.
-// Sanitizers keep books of their own and are left alone.
+// While in scope the process gets no more than `factor` times the size of the files at `path` and
+// 64 MiB of further memory. Sanitizers keep books of their own and are left alone.
 class MemoryLimit {
  public:
   explicit MemoryLimit(const fs::path& path, uint64_t factor = 2) {
@@ -155,7 +161,8 @@ inline void expect_refused(const fs::path& path, ErrorCode code, const std::stri
   expect_error([&] { load_model(path); }, code, part);
 }
 
-// Loading a copy of `model` with `change` made to its weights fails with a message that contains `part`.
+// Loading a copy of `model` with `change` made to its weights fails with a message that contains
+// `part`.
 inline void expect_damage(const std::string& model, const std::string& part,
                           const std::function<void(std::string&)>& change,
                           ErrorCode code = ErrorCode::kInvalidFile) {

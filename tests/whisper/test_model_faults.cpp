@@ -1,15 +1,13 @@
-// What hostile or broken model files may not do: crash, read past their end, take memory out of proportion, or be taken for
-// something else. Each fault that is known from other loaders of Whisper has a test of its own name. Values that are merely
-// wrong are in test_model_files.cpp.
+// What hostile or broken model files may not do: crash, read past their end, take memory out of
+// proportion, or be taken for something else. Each fault that is known from other loaders of
+// Whisper has a test of its own name. Values that are merely wrong are in test_model_files.cpp.
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
-#include "whisper/checkpoint.h"
-
-#include "tests/whisper/model_copy.h"  // last: it includes check.h, which defines macros with names such as fail
+#include "tests/whisper/model_copy.h"
 
 using namespace whisperxdna2;
 
@@ -94,7 +92,8 @@ START_TEST(ggml_cut_at_every_byte_is_refused) {
   const Scratch scratch;
   const fs::path path = scratch.path() / "ggml.bin";
   std::string file = ggml_head();
-  std::vector<size_t> ends = {file.size()};  // whole tensors are there: their number is checked later
+  std::vector<size_t> ends = {
+      file.size()};  // whole tensors are there: their number is checked later
   for (const std::string& tensor :
        {ggml_tensor("encoder.conv1.bias", {2, 1}, 0, std::string(8, 1)),
         ggml_tensor("encoder.conv1.weight", {3, 2, 2}, 1, std::string(24, 1)),
@@ -151,7 +150,8 @@ START_TEST(hugging_face_cut_at_every_byte_is_refused) {
   write_file(root / "vocab.json", R"({"!": 0, "\u0120a": 1})");
   const auto read = [&] { ck_assert_uint_eq(read_hugging_face(root).tensors.size(), 2); };
   read();
-  for (const char* name : {"model.safetensors", "config.json", "generation_config.json", "vocab.json"})
+  for (const char* name :
+       {"model.safetensors", "config.json", "generation_config.json", "vocab.json"})
     cut_everywhere(root / name, read, "");
 
   fs::rename(root / "model.safetensors", root / "a.safetensors");
@@ -214,7 +214,8 @@ START_TEST(safetensors_truncated_anywhere_is_refused) {
 }
 END_TEST
 
-// ggml-org/whisper.cpp#3787 and #3944: as many sizes as n_dims says were read into an array of four.
+// ggml-org/whisper.cpp#3787 and #3944: as many sizes as n_dims says were read into an array of
+// four.
 START_TEST(ggml_number_of_dimensions_cannot_overflow_an_array) {
   for (const uint32_t rank : {5u, 255u, 0x7fffffffu, 0x80000000u, 0xffffffffu, 0u})
     expect_damage("ggml-f16.bin", "a tensor claims " + std::to_string(static_cast<int32_t>(rank)),
@@ -222,12 +223,14 @@ START_TEST(ggml_number_of_dimensions_cannot_overflow_an_array) {
 }
 END_TEST
 
-// ggml-org/whisper.cpp#4059: token ids that the size of the vocabulary does not cover were used as indices.
+// ggml-org/whisper.cpp#4059: token ids that the size of the vocabulary does not cover were used as
+// indices.
 START_TEST(ggml_vocabulary_of_another_size_is_refused) {
   for (const uint32_t n_vocab : {0u, 1u, 51863u, 51867u, 0x7fffffffu, 0x80000000u, 0xffffffffu})
-    expect_damage("ggml-f16.bin",
-                  std::to_string(static_cast<int32_t>(n_vocab)) + " tokens are not a Whisper model's",
-                  [&](std::string& d) { put32(d, 4, n_vocab); });
+    expect_damage(
+        "ggml-f16.bin",
+        std::to_string(static_cast<int32_t>(n_vocab)) + " tokens are not a Whisper model's",
+        [&](std::string& d) { put32(d, 4, n_vocab); });
   // Of a known size, but not that of the embedding.
   for (const uint32_t n_vocab : {51864u, 51866u})
     expect_damage("ggml-f16.bin", "", [&](std::string& d) { put32(d, 4, n_vocab); });
@@ -250,7 +253,8 @@ START_TEST(ggml_vocabulary_of_any_length_is_not_read) {
 }
 END_TEST
 
-// ggml-org/whisper.cpp#3879: the product of two claimed sizes overflowed, and what was not allocated was written to.
+// ggml-org/whisper.cpp#3879: the product of two claimed sizes overflowed, and what was not
+// allocated was written to.
 START_TEST(ggml_mel_filters_of_another_size_are_refused) {
   const std::pair<uint32_t, uint32_t> sizes[] = {
       {80, 0x7fffffff}, {0x7fffffff, 201},        {0x40000000, 4},  {0x10000, 0x10000},
@@ -263,7 +267,8 @@ START_TEST(ggml_mel_filters_of_another_size_are_refused) {
 }
 END_TEST
 
-// ggml-org/whisper.cpp#3795. Every count that a file can claim, at its largest allowed value, in a file that ends there.
+// ggml-org/whisper.cpp#3795. Every count that a file can claim, at its largest allowed value, in a
+// file that ends there.
 START_TEST(counts_that_the_file_does_not_hold_cost_nothing) {
   const Scratch scratch;
   const auto refuse = [&](const std::string& data) {
@@ -298,8 +303,9 @@ START_TEST(ggml_product_of_dimensions_does_not_wrap) {
                   });
   // 2^64 elements: none, where the product wraps.
   const Scratch scratch;
-  write_file(scratch.path() / "ggml.bin",
-             ggml_head() + ggml_tensor("encoder.conv1.weight", {65536, 65536, 65536, 65536}, 1, ""));
+  write_file(
+      scratch.path() / "ggml.bin",
+      ggml_head() + ggml_tensor("encoder.conv1.weight", {65536, 65536, 65536, 65536}, 1, ""));
   expect_error([&] { read_ggml(scratch.path() / "ggml.bin"); }, ErrorCode::kInvalidFile,
                "a tensor claims more elements than the file can hold");
 }
@@ -317,7 +323,8 @@ START_TEST(ct2_product_of_dimensions_does_not_wrap) {
 END_TEST
 
 START_TEST(safetensors_product_of_dimensions_does_not_wrap) {
-  for (const char* shape : {"[4294967296,4294967296]", "[9223372036854775808,2]", "[65536,65536,65536,65536]"})
+  for (const char* shape :
+       {"[4294967296,4294967296]", "[9223372036854775808,2]", "[65536,65536,65536,65536]"})
     expect_damage("hf-f16", "has no valid shape", [&](std::string& d) {
       const std::string old = "\"model.encoder.conv1.bias\":{\"dtype\":\"F16\",\"shape\":[64]";
       const std::string text = old.substr(0, old.size() - 4) + shape;
@@ -394,10 +401,9 @@ END_TEST
 START_TEST(block_scales_must_be_finite) {
   for (const char* kind : {"q8_0", "q5_0", "q5_1", "q4_0", "q4_1"})
     for (const char* half : {"\xff\x7f", "\xff\xff"})  // NaN; the infinities below
-      expect_damage(std::string("ggml-") + kind + ".bin", "holds NaN or infinity in element ",
-                    [&](std::string& d) {
-                      d.replace(find(d, kGgmlMatrix) + kGgmlMatrix.size(), 2, half);
-                    });
+      expect_damage(
+          std::string("ggml-") + kind + ".bin", "holds NaN or infinity in element ",
+          [&](std::string& d) { d.replace(find(d, kGgmlMatrix) + kGgmlMatrix.size(), 2, half); });
   for (const char* kind : {"q5_1", "q4_1"})  // the minimum
     expect_damage(std::string("ggml-") + kind + ".bin", "holds NaN or infinity in element ",
                   [&](std::string& d) {
@@ -483,7 +489,8 @@ START_TEST(tensors_that_share_their_data_take_bounded_memory) {
     aliases += ct2_text(name) + ct2_text(target);
     ++alias_count;
   };
-  file << number(uint32_t{6}) << ct2_text("WhisperSpec") << number(uint32_t{3}) << number(uint32_t{0});
+  file << number(uint32_t{6}) << ct2_text("WhisperSpec") << number(uint32_t{3})
+       << number(uint32_t{0});
   const uint32_t d = 512;
   entry("encoder/num_heads", {});
   entry("decoder/num_heads", {});
@@ -600,7 +607,6 @@ START_TEST(a_file_truncated_after_loading_does_no_harm) {
 }
 END_TEST
 
-
 // Loading stands still at `moment` of its progress for `change`.
 static void load_while(const fs::path& path, double moment, const std::function<void()>& change) {
   bool done = false;
@@ -686,7 +692,8 @@ START_TEST(directories_and_pipes_in_place_of_files_are_refused) {
   const std::pair<const char*, std::vector<const char*>> parts[] = {
       {"ct2-f16", {"model.bin", "config.json", "vocabulary.txt"}},
       {"hf-f16", {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"}},
-      {"hf-sharded", {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "vocab.json"}}};
+      {"hf-sharded",
+       {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "vocab.json"}}};
   for (const auto& [model, names] : parts)
     for (const char* name : names) {
       const Copy copy(model);
