@@ -2,7 +2,6 @@
 // to be damaged, and loading within the memory that files may take.
 #pragma once
 
-#include <check.h>  // last: it defines macros with names such as fail
 #include <sys/resource.h>
 #include <unistd.h>
 
