@@ -172,6 +172,7 @@ def build(d, variant, tools, arguments):
     for program in PROGRAMS:
         digest.update((work / f"{program}.o").read_bytes())
     (work / f"{name}.mlir").write_text(module, encoding="utf-8")
+    # The allocator that knows of banks cannot place 8704 bytes beside a full bank of 16 KB.
     run(
         [tools["aiecc"], f"--peano={tools['peano']}", "--alloc-scheme=basic-sequential", "--tmpdir=project"]
         + ["--get-xclbin", "--xclbin-name=plain.xclbin", "--get-npu-insts", "--npu-insts-name=sequence.bin", f"{name}.mlir"],

@@ -124,7 +124,6 @@ def design(d, variant):
     workers = []
     for column in range(columns):
         for row in range(rows):
-            tile = Tile(column, CORE_ROW + row)
             workers.append(
                 Worker(
                     core_program,
@@ -132,17 +131,15 @@ def design(d, variant):
                         a_to_cores[row].cons(),
                         b_to_cores[column].cons(),
                         c_from_cores[column][row].prod(),
-                        Buffer(int32s(d["tile_m"] * d["tile_n"]), name=f"sums_{column}_{row}", tile=tile),
-                        Buffer(int32s(d["tail"] // 4), name=f"parameters_{column}_{row}", tile=tile),
+                        Buffer(int32s(d["tile_m"] * d["tile_n"]), name=f"sums_{column}_{row}"),
+                        Buffer(int32s(d["tail"] // 4), name=f"parameters_{column}_{row}"),
                         *programs,
                         d["rest_at"] // 4,
                         d["more_at"] // 4,
                     ],
-                    tile=tile,
+                    tile=Tile(column, CORE_ROW + row),
                     # The default of 1024 bytes was seen to overflow into buffers without a word.
                     stack_size=d["core_stack"],
-                    # The bank-aware scheme cannot place 8704 bytes beside a full bank of 16 KB.
-                    allocation_scheme="basic-sequential",
                 )
             )
 

@@ -141,7 +141,7 @@ START_TEST(every_rounding_mode_rounds_as_named) {
     for (int shift = 0; shift <= 30; ++shift) {
       for (int64_t value : {-5, -3, -2, -1, 0, 1, 2, 3, 5}) {
         for (int64_t nearly : {-1, 0, 1}) {
-          const int64_t v = (shift ? value << (shift - 1) : value) + nearly;
+          const int64_t v = value * (int64_t{1} << std::max(shift - 1, 0)) + nearly;
           const auto expected = static_cast<int64_t>(exact(std::ldexp(v, -shift), mode));
           ck_assert_int_eq(aie::host::rounded(v, shift), expected);
           if (mode == rounding_mode::conv_even && v == static_cast<int32_t>(v)) {

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The overlay's design without the tools that compile it: what it asks IRON for, recorded, against the description in
-kernels/overlay.h; what that takes of the array; and the limits that would be passed. Arguments: the program that prints the
-description, and the source root."""
+kernels/overlay.h; what that takes of the array; the limits that would be passed; and the design executed, with the core
+programs as its kernels. Arguments: the program that prints the description, the source root, a library of the core programs."""
 
+import collections
 import copy
+import ctypes
 import json
 import math
 import pathlib
@@ -11,10 +13,11 @@ import subprocess
 import sys
 import unittest
 
-DESCRIBE, ROOT = sys.argv[1], pathlib.Path(sys.argv[2])
+DESCRIBE, ROOT, CORES = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
 sys.path[:0] = [str(ROOT / "kernels/aie2p"), str(ROOT / "tests/aie2p/iron")]
 # pylint: disable=wrong-import-position
 import gemm
+import numpy as np
 import resources
 from aie import iron
 
@@ -142,7 +145,7 @@ class Design(unittest.TestCase):
             for rest, more in ((0, 0), (3, 1), (31, 1)):
                 worker = program.workers[-1]
                 parameters = next(b for b in worker.fn_args if isinstance(b, iron.Buffer) and b.name.startswith("parameters"))
-                parameters.values = {DESCRIPTION["rest_at"] // 4: rest, DESCRIPTION["more_at"] // 4: more}
+                parameters.memory = {DESCRIPTION["rest_at"] // 4: rest, DESCRIPTION["more_at"] // 4: more}
                 iron.Kernel.calls.clear()
                 worker.core_fn(*worker.fn_args)
                 names = [name for name, _ in iron.Kernel.calls]
@@ -163,6 +166,121 @@ class Design(unittest.TestCase):
             self.assertEqual(kernel.object_file_name, f"{kernel.name}.o")
             self.assertTrue((ROOT / f"kernels/aie2p/{kernel.name}.cpp").exists())
             self.assertLessEqual(len(kernel.arg_types), 4)
+
+
+def aligned(count, dtype):
+    """An array at an address as vectors want it."""
+    size = count * np.dtype(dtype).itemsize
+    raw = np.zeros(size + resources.ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % resources.ALIGNMENT
+    return raw[start : start + size].view(dtype)
+
+
+def walked(data, walk):
+    """Bytes in the order of a walk."""
+    places = np.zeros(1, np.int64)
+    for size, stride in walk:
+        places = (places[:, None] + np.arange(size) * stride).reshape(-1)
+    return data[places]
+
+
+class Executed:
+    """A recorded design at work: bytes through its fifos as its walks say, its worker's body on the core programs."""
+
+    def __init__(self, program):
+        self.program, self.library = program, ctypes.CDLL(CORES)
+        self.waiting = {}  # of a consumer's fifo, per tile: objects
+        self.written = collections.defaultdict(list)  # of a producer's fifo: objects
+        iron.Kernel.execute = self.call
+        for worker in program.workers:
+            for argument in worker.fn_args:
+                if isinstance(argument, iron.Buffer):
+                    argument.memory = aligned(iron.bytes_of(argument.type) // 4, np.int32)
+                elif isinstance(argument, iron.Handle):
+                    argument.elements = self.element
+
+    def call(self, name, arguments):
+        getattr(self.library, name)(*[ctypes.c_void_p(argument.memory.ctypes.data) for argument in arguments])
+
+    def element(self, handle):
+        memory = aligned(iron.bytes_of(handle.fifo.obj_type), np.int8)
+        if handle is handle.fifo.producer:
+            self.written[handle.fifo.name].append(memory)
+        else:
+            memory[:] = self.waiting[handle.fifo.name, handle.tile].popleft()
+        return memory
+
+    def to_cores(self, name, data):
+        """From a shim through the memory tile: objects, cut into the outputs' segments, walked."""
+        link = next(link for link in self.program.links if link.inputs[0].name == name)
+        offset = 0
+        for fifo in link.outputs:
+            size = iron.bytes_of(fifo.obj_type)
+            objects = data.reshape(-1, iron.bytes_of(link.inputs[0].obj_type))[:, offset : offset + size]
+            walk = fifo.dims_to_stream or [(size, 1)]
+            for consumer in fifo.consumers:
+                self.waiting[fifo.name, consumer.tile] = collections.deque(walked(o, walk) for o in objects)
+            offset += size
+
+    def from_cores(self, name):
+        """What the joined fifo sends on: of each object all segments, each walked."""
+        link = next(link for link in self.program.links if link.outputs[0].name == name)
+        parts = [self.written.pop(fifo.name) for fifo in link.inputs]
+        return np.concatenate([walked(segment, link.outputs[0].dims_to_stream) for object_ in zip(*parts) for segment in object_])
+
+    def run(self, a, w, c):
+        tensors = {"A": a, "B": w, "C": c}
+        for number, group in enumerate(self.program.groups):
+            for handle in group:
+                tap, _ = handle.transfers[number]
+                places = tap.offset + walked(np.arange(a.size + w.size + c.size), list(zip(tap.sizes, tap.strides)))
+                if handle.fifo.name[0] == "C":
+                    for worker in self.program.workers:
+                        if worker.tile.col == handle.tile.col:
+                            inputs = [h for h in worker.fn_args if isinstance(h, iron.Handle) and h is not h.fifo.producer]
+                            while self.waiting[inputs[0].fifo.name, worker.tile]:
+                                worker.core_fn(*worker.fn_args)
+                            assert not self.waiting[inputs[1].fifo.name, worker.tile]
+                    c[places] = self.from_cores(handle.fifo.name)
+                else:
+                    self.to_cores(handle.fifo.name, tensors[handle.fifo.name[0]][places])
+        iron.Kernel.execute = None
+
+
+def rounded(value, shift, low, high):
+    """value / 2^shift, ties to even, as arithmetic.h has it."""
+    return np.clip(np.rint(value.astype(np.float64) / (1 << shift)).astype(np.int64), low, high)
+
+
+class Execution(unittest.TestCase):
+    def test_design_on_the_core_programs_gives_the_product(self):
+        """(512, 512, 512), int8 to two planes of 16 bits, packed and computed here from the comments of kernels/overlay.h."""
+        m, k, n = gemm.SEQUENCE_M, gemm.SEQUENCE_K, gemm.SEQUENCE_N
+        random = np.random.default_rng(5)
+        a = random.integers(-127, 128, (m, k), np.int8)
+        weights = random.integers(-127, 128, (n, k), np.int8)
+        bias = random.integers(-(1 << 18), 1 << 18, n, np.int32)
+        multiplier = random.integers(8192, 32768, n).astype(np.int16)
+        s1, s2, steps = 6, 15, k // 128
+        sums = a.astype(np.int64) @ weights.T.astype(np.int64) + bias
+        expected = rounded(rounded(sums, s1, -32768, 32767) * multiplier, s2, -32768, 32767)
+        for name, variant in VARIANTS.items():
+            packed = []
+            for column in range(variant["columns"]):
+                for block in range(n // variant["n_block"]):
+                    for step in range(steps):
+                        first = block * variant["n_block"] + column * 64
+                        part = weights[first : first + 64, step * 128 : step * 128 + 128]
+                        packed.append(part.reshape(8, 8, 16, 8).transpose(0, 2, 3, 1).tobytes())
+                        head = np.array([0x57585032, step == 0, steps - 1, 1, s1, s2, 1] + [0] * 9, np.int32)
+                        tail = head.tobytes() + bias[first : first + 64].tobytes() + multiplier[first : first + 64].tobytes()
+                        packed.append(tail + bytes(512 - len(tail)))
+            w = np.frombuffer(b"".join(packed), np.int8)
+            c = np.zeros(m * n * 2, np.int8)
+            Executed(gemm.design(DESCRIPTION, variant)).run(a.reshape(-1), w, c)
+            planes = c.reshape(m, 2, n)
+            joined = planes[:, 0].astype(np.int64) * 256 + planes[:, 1].view(np.uint8)
+            self.assertEqual(np.count_nonzero(joined != expected), 0, name)
 
 
 class Resources(unittest.TestCase):

@@ -50,7 +50,7 @@ class Link:
 class Handle:
     def __init__(self, fifo, depth, tile):
         self.fifo, self.depth, self.tile, self.transfers = fifo, depth, tile, []
-        self.acquired = 0
+        self.acquired, self.elements = 0, None
 
     def _place(self, tile):
         if self.tile is not None and self.tile != tile:
@@ -99,12 +99,12 @@ class Handle:
         self.transfers.append((tap, wait))
         group.handles.append(self)
 
-    # For a worker's body.
+    # For a worker's body. elements(handle), where set, gives the memory of the next object.
     def acquire(self, count):
         if self.acquired + count > self.depth:
             raise ValueError(f"{self.fifo.name}: more elements acquired than it has")
         self.acquired += count
-        return Buffer(self.fifo.obj_type, name=self.fifo.name)
+        return Buffer(self.fifo.obj_type, name=self.fifo.name, memory=self.elements(self) if self.elements else None)
 
     def release(self, count):
         if count > self.acquired:
@@ -113,15 +113,16 @@ class Handle:
 
 
 class Buffer:
-    def __init__(self, type=None, initial_value=None, name=None, tile=None, use_write_rtp=False, address=None):
-        self.type, self.name, self.tile, self.values = type, name, tile, {}
+    def __init__(self, type=None, initial_value=None, name=None, tile=None, use_write_rtp=False, address=None, memory=None):
+        self.type, self.name, self.tile, self.memory = type, name, tile, memory
 
     def __getitem__(self, index):
-        return self.values[index]
+        return self.memory[index]
 
 
 class Kernel:
     calls = []  # (name, buffers)
+    execute = None  # where set, called with the same
 
     def __init__(self, name, object_file_name, arg_types=()):
         self.name, self.object_file_name, self.arg_types = name, object_file_name, list(arg_types)
@@ -130,19 +131,22 @@ class Kernel:
         if [argument.type for argument in arguments] != self.arg_types:
             raise ValueError(f"{self.name} takes {self.arg_types}")
         Kernel.calls.append((self.name, arguments))
+        if Kernel.execute:
+            Kernel.execute(self.name, arguments)
 
 
 class Worker:
-    def __init__(self, core_fn, fn_args=None, tile=None, while_true=True, stack_size=None, allocation_scheme=None):
+    def __init__(self, core_fn, fn_args=None, tile=None, while_true=True, stack_size=None):
         self.core_fn, self.fn_args, self.tile, self.stack_size = core_fn, fn_args, tile, stack_size
-        self.allocation_scheme = allocation_scheme
         for argument in fn_args:
             if isinstance(argument, ObjectFifo):
                 raise ValueError("Cannot give an ObjectFifo directly to a worker")
             if isinstance(argument, Handle):
                 argument._place(tile)
-            if isinstance(argument, Buffer) and argument.tile != tile:
-                raise ValueError(f"{argument.name} is on another tile than its worker")
+            if isinstance(argument, Buffer):
+                if argument.tile not in (None, tile):
+                    raise ValueError(f"{argument.name} is on another tile than its worker")
+                argument.tile = tile
 
 
 class TaskGroup:
