@@ -154,6 +154,7 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
   stem(mel, positions, workers);
   show(Activation::kStem, -1, x_);
   for (int i = 0; i < w_->dims.n_encoder_layers && !abandoned; ++i) {
+    const ProfileLayer profiled(i);
     if (w_->int8_layers.empty()) {
       f32_layer(i, positions, workers, show);
     } else {

@@ -1,4 +1,4 @@
-// Where the time goes: per kind of operation calls, time and arithmetic operations, summed over the process.
+// Where the time goes: per kind of operation and layer calls, time and arithmetic operations, summed over the process.
 //
 // Off until enabled; then each measured operation costs two clock readings and a lock, at most some hundred times per
 // window.
@@ -13,6 +13,7 @@ namespace whisperxdna2 {
 
 struct ProfileEntry {
   std::string name;
+  int layer = -1;          // -1: outside the layers, or all of them
   int64_t calls = 0;
   int64_t nanoseconds = 0;
   int64_t operations = 0;  // multiplications and additions; 0 where they are not what takes the time
@@ -20,8 +21,17 @@ struct ProfileEntry {
 
 // Thread-safe.
 void enable_profile(bool enabled);
-// The sums since the last call, in the order in which the names first appeared.
-std::vector<ProfileEntry> take_profile();
+// The sums since the last call, over all layers or for each one, in the order in which they first appeared.
+std::vector<ProfileEntry> take_profile(bool by_layer = false);
+
+// What this thread measures belongs to a layer while this lives.
+class ProfileLayer {
+ public:
+  explicit ProfileLayer(int layer);
+  ~ProfileLayer();
+  ProfileLayer(const ProfileLayer&) = delete;
+  ProfileLayer& operator=(const ProfileLayer&) = delete;
+};
 
 // Measures its own life.
 class ProfileScope {
