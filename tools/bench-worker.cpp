@@ -172,8 +172,7 @@ class Worker {
   }
 
   void write_tensors(const std::string& folder) {
-    const std::shared_ptr<const void> hold = model_->hold_encoder_weights();
-    std::string shapes;
+      std::string shapes;
     for (const auto& [name, tensor] : list_tensors(*model_)) {
       if (name.compare(0, 8, "encoder.") != 0) continue;
       write(folder + "/" + name, tensor->to_f32());

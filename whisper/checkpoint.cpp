@@ -278,8 +278,8 @@ std::shared_ptr<const Model> build_model(Checkpoint checkpoint, const std::strin
     done += bytes;
     if (progress) progress(static_cast<double>(done) / all);
   };
-  model->encoder_pages->fill(count);
-  model->decoder_pages->fill(count);
+  model->encoder_pages->examine(count);
+  model->decoder_pages->examine(count);
   for (const auto& source : sources) source.first->expect_unchanged();
   model->content_key = model->encoder_pages->digest() + model->decoder_pages->digest();
   return model;

@@ -18,7 +18,7 @@ struct DecoderNorm {
 
 struct DecoderMatrix {
   DecoderMatrix() = default;
-  explicit DecoderMatrix(const Tensor& t) {
+  explicit DecoderMatrix(const Tensor& t) : stored(&t) {
     w.type = t.dtype == DType::kF32 ? MatrixType::kF32 : t.dtype == DType::kF16 ? MatrixType::kF16 : MatrixType::kBF16;
     w.data = t.data;
     w.out = t.shape[0];
@@ -28,6 +28,7 @@ struct DecoderMatrix {
     if (l.bias) bias = l.bias.to_f32();
   }
   MatrixView w;
+  const Tensor* stored = nullptr;
   std::vector<float> bias;  // may be empty
 };
 
@@ -87,7 +88,7 @@ struct Block {
 // Points into the model where matrices are not int8.
 struct DecoderWeights {
   DecoderWeights(const Model& m, bool to_int8, int threads)
-      : int8(to_int8), embedding(m.token_embedding), positions(m.decoder_positions.to_f32()), norm(m.decoder_norm) {
+      : int8(to_int8), held(to_int8 ? nullptr : m.hold_decoder_weights()), embedding(m.token_embedding), positions(m.decoder_positions.to_f32()), norm(m.decoder_norm) {
     for (const DecoderLayer& l : m.decoder_layers) blocks.emplace_back(l);
     if (int8) {
       pack(threads);
@@ -99,6 +100,7 @@ struct DecoderWeights {
   }
 
   const bool int8;
+  const std::shared_ptr<const void> held;  // the model's matrices in memory
   DecoderMatrix embedding;  // also the projection to logits
   std::vector<float> positions;
   std::vector<Block> blocks;
@@ -106,43 +108,41 @@ struct DecoderWeights {
 
  private:
   void pack(int threads) {
-    std::vector<MatrixView*> matrices;
+    std::vector<DecoderMatrix*> matrices;
     for (Block& b : blocks) {
       for (DecoderMatrix* m : {&b.query, &b.key, &b.value, &b.out, &b.cross_query, &b.cross_key, &b.cross_value,
                                &b.cross_out, &b.fc1, &b.fc2}) {
-        matrices.push_back(&m->w);
+        matrices.push_back(m);
       }
     }
-    matrices.push_back(&embedding.w);
+    matrices.push_back(&embedding);
     size_t bytes = 0, rows = 0;
-    for (const MatrixView* w : matrices) {
-      bytes += int8_panel_bytes(w->out, w->in);
-      rows += w->out;
+    for (const DecoderMatrix* m : matrices) {
+      bytes += int8_panel_bytes(m->w.out, m->w.in);
+      rows += m->w.out;
     }
     panels = LargeBuffer<int8_t>(bytes);
     scales.resize(rows);
 
-    struct Part {
-      MatrixView from;
-      int first, last;  // panels
-      int8_t* to;
-      float* scale;
-    };
-    std::vector<Part> parts;
     int8_t* to = panels.data();
     float* scale = scales.data();
-    for (MatrixView* w : matrices) {
-      const int n = (w->out + kInt8PanelRows - 1) / kInt8PanelRows;
-      constexpr int kPanelsOfPart = 16;
-      for (int i = 0; i < n; i += kPanelsOfPart) parts.push_back({*w, i, std::min(n, i + kPanelsOfPart), to, scale});
-      *w = {MatrixType::kInt8, to, w->out, w->in, scale};
-      to += int8_panel_bytes(w->out, w->in);
-      scale += w->out;
+    for (DecoderMatrix* m : matrices) {
+      const int out = m->w.out, in = m->w.in;
+      // From the file and in pieces: the wider form of all the matrices is never in memory.
+      m->stored->each_chunk([&](int64_t first, int64_t count, const float* values) {
+        const int row = static_cast<int>(first / in);
+        const MatrixView chunk{MatrixType::kF32, values, static_cast<int>(count / in), in};
+        const int n = (chunk.out + kInt8PanelRows - 1) / kInt8PanelRows;
+        constexpr int kPanelsOfPart = 4;
+        ThreadPool::instance().parallel_for(threads, (n + kPanelsOfPart - 1) / kPanelsOfPart, [&](int i) {
+          gemv_kernels().pack(chunk, i * kPanelsOfPart, std::min(n, (i + 1) * kPanelsOfPart),
+                              to + int8_panel_bytes(row, in), scale + row);
+        });
+      });
+      m->w = {MatrixType::kInt8, to, out, in, scale};
+      to += int8_panel_bytes(out, in);
+      scale += out;
     }
-    ThreadPool::instance().parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
-      const Part& p = parts[i];
-      gemv_kernels().pack(p.from, p.first, p.last, p.to, p.scale);
-    });
   }
 
   LargeBuffer<int8_t> panels;

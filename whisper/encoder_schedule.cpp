@@ -57,7 +57,6 @@ std::shared_ptr<PackedEncoder> pack_frame(const Model& m) {
 }
 
 std::shared_ptr<const PackedEncoder> pack_f32(const Model& m) {
-  const std::shared_ptr<const void> hold = m.hold_encoder_weights();
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
   for (const EncoderLayer& l : m.encoder_layers) {
     PackedLayer& packed = p->layers.emplace_back();
@@ -76,7 +75,6 @@ Int8Linear pack(const QuantizedLinear& l) {
 }
 
 std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const QuantizedEncoder& quantized) {
-  const std::shared_ptr<const void> hold = m.hold_encoder_weights();
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
   for (const QuantizedLayer& l : quantized.layers) {
     PackedInt8Layer& packed = p->int8_layers.emplace_back();

@@ -153,17 +153,30 @@ int64_t Tensor::elements() const {
   return product;
 }
 
-std::vector<float> Tensor::to_f32() const {
+void Tensor::each_chunk(
+    const std::function<void(int64_t first, int64_t count, const float* values)>& take) const {
+  if (pages) return pages->each_chunk(index, take);
   std::vector<float> values(static_cast<size_t>(elements()));
   const Storage storage = dtype == DType::kF32   ? Storage::kF32
                           : dtype == DType::kF16 ? Storage::kF16
                                                  : Storage::kBF16;
   whisperxdna2::to_f32(storage, data, elements(), values.data());
-  return values;
+  take(0, elements(), values.data());
+}
+
+std::vector<float> Tensor::to_f32() const {
+  std::vector<float> all;
+  all.reserve(static_cast<size_t>(elements()));
+  each_chunk([&](int64_t, int64_t count, const float* values) { all.insert(all.end(), values, values + count); });
+  return all;
 }
 
 std::shared_ptr<const void> Model::hold_encoder_weights() const {
   return encoder_pages ? encoder_pages->hold() : nullptr;  // null: made by hand, in a test
+}
+
+std::shared_ptr<const void> Model::hold_decoder_weights() const {
+  return decoder_pages ? decoder_pages->hold() : nullptr;
 }
 
 std::shared_ptr<const Model> load_model(const std::string& path,

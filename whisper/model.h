@@ -23,12 +23,19 @@ enum class DType : uint8_t { kF32, kF16, kBF16 };
 struct Tensor {
   DType dtype = DType::kF32;
   std::vector<int> shape;
+  // Only to be read while Model::hold_encoder_weights() or hold_decoder_weights() holds it, or it is the caller's own.
   const void* data = nullptr;
 
   explicit operator bool() const { return data != nullptr; }
   int64_t elements() const;
-  // Widens to f32, exactly.
+  // The values as f32, exactly. A tensor of a file is read from there, and need not be in memory: Error(kInvalidFile) where
+  // the file has changed. Thread-safe.
   std::vector<float> to_f32() const;
+  // The same in chunks of whole rows, in order: take(index of the first element, number of elements, values).
+  void each_chunk(const std::function<void(int64_t first, int64_t count, const float* values)>& take) const;
+
+  WeightPages* pages = nullptr;  // where it comes from; null: `data` is somebody's memory
+  size_t index = 0;              // in there
 };
 
 struct Linear {
@@ -99,11 +106,11 @@ struct Model {
   // What the tensors point into: anonymous memory, never a mapping of the file (byte_source.h says why).
   std::shared_ptr<WeightPages> encoder_pages, decoder_pages;
 
-  // Keeps the encoder's tensors (all that is listed under "Encoder") in memory. Whoever copies them into a form of its own
-  // holds this while reading them. When the last holder lets go, their memory is given back to the system, and any access
-  // is a fault, until the next call reads them again from the file, which stays open: Error(kInvalidFile) where it has
-  // changed. Before the first call they are in memory as well. Thread-safe.
+  // Keeps the encoder's tensors (all that is listed under "Encoder") in memory, for those who read Tensor::data. Reads them
+  // from the file, which stays open: Error(kInvalidFile) where it has changed. When the last holder lets go, their memory is
+  // given back to the system; any access is a fault then, as before the first call. Thread-safe.
   std::shared_ptr<const void> hold_encoder_weights() const;
+  std::shared_ptr<const void> hold_decoder_weights() const;  // all that is listed under "Decoder"
 };
 
 // Loads the model at `path`: a CTranslate2 directory (model.bin; f32, f16, bf16, int8), a Hugging Face directory

@@ -339,7 +339,6 @@ Calibration calibrate_on_bundled_speech(const std::shared_ptr<const Model>& mode
 }
 
 QuantizedEncoder quantize(const Model& model, const Calibration& calibration) {
-  const std::shared_ptr<const void> hold = model.hold_encoder_weights();
   QuantizedEncoder q;
   for (size_t i = 0; i < model.encoder_layers.size(); ++i) {
     q.layers.push_back(quantize_layer(model.encoder_layers[i], calibration.layers[i]));

@@ -1,7 +1,8 @@
-// Memory of a model's tensors, which can be given back and filled again.
+// A model's tensors in their files, and in memory while somebody holds them.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -10,7 +11,7 @@
 
 namespace whisperxdna2 {
 
-// Tensors one after another in anonymous memory, each aligned to 64 bytes.
+// When held, tensors lie one after another in anonymous memory, each aligned to 64 bytes.
 class WeightPages : public std::enable_shared_from_this<WeightPages> {
  public:
   WeightPages() = default;
@@ -18,18 +19,22 @@ class WeightPages : public std::enable_shared_from_this<WeightPages> {
   WeightPages(const WeightPages&) = delete;
   WeightPages& operator=(const WeightPages&) = delete;
 
-  // Appends a tensor that is to be kept as `slot->dtype` with `slot->shape`. `slot` gets its data in fill().
+  // Appends a tensor that is to be kept as `slot->dtype` with `slot->shape`. `slot` must live as long as this.
   void add(const std::string& name, const StoredTensor& stored, Tensor* slot);
   uint64_t bytes() const { return bytes_; }
 
-  // Takes the memory and reads all tensors. Throws Error: kInvalidFile (NaN or infinity, a file that shrank), kNoResource.
-  // `count` is told how many bytes each tensor took, and may throw.
-  void fill(const std::function<void(uint64_t)>& count);
+  // Reserves the address range and reads all tensors once, to see what they are; they are not kept. Throws Error:
+  // kInvalidFile (NaN or infinity, a file that shrank), kNoResource. `count` is told how many bytes each tensor takes, and
+  // may throw.
+  void examine(const std::function<void(uint64_t)>& count);
   // XXH3-128 in hex over names, types, shapes and values.
   const std::string& digest() const { return digest_; }
 
-  // See Model::hold_encoder_weights().
+  // See Model::hold_encoder_weights() and hold_decoder_weights().
   std::shared_ptr<const void> hold();
+
+  // Gives the values of a tensor in f32, as Tensor::each_chunk() says.
+  void each_chunk(size_t index, const std::function<void(int64_t first, int64_t count, const float* values)>& take);
 
  private:
   struct Entry {
@@ -38,11 +43,13 @@ class WeightPages : public std::enable_shared_from_this<WeightPages> {
     DType dtype;
     std::vector<int> shape;
     uint64_t offset;  // in the memory
-    Tensor* slot;     // told its data by fill()
+    uint64_t digest;  // XXH3-64 of the values
+    Tensor* slot;
   };
 
-  std::string read_all(const std::function<void(uint64_t)>& count);
+  void load_all();
   void release();
+  [[noreturn]] void refuse_changed(const Entry& entry) const;
 
   std::vector<Entry> entries_;
   uint64_t bytes_ = 0;
