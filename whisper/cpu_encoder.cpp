@@ -50,7 +50,7 @@ std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Pr
   }
   if (precision == Precision::kF32) return std::make_unique<CpuEncoder>(packed_encoder(model), n);
   try {
-    const auto make = [&] { return quantized_encoder(model, n, progress, cancel); };
+    const auto make = [&](const TakeLayer& take) { quantized_layers(model, n, take, progress, cancel); };
     return std::make_unique<CpuEncoder>(packed_int8_encoder(model, make, cancel), n);
   } catch (const Error& e) {
     if (precision != Precision::kAuto || e.code() != ErrorCode::kUnsupported) throw;

@@ -74,12 +74,13 @@ Int8Linear pack(const QuantizedLinear& l) {
   return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit});
 }
 
-std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const QuantizedEncoder& quantized) {
+std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::function<void(const TakeLayer&)>& make) {
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
-  for (const QuantizedLayer& l : quantized.layers) {
-    PackedInt8Layer& packed = p->int8_layers.emplace_back();
-    packed.attention_norm = {l.attention_norm.gain, l.attention_norm.bias};
-    packed.mlp_norm = {l.mlp_norm.gain, l.mlp_norm.bias};
+  p->int8_layers.resize(m.dims.n_encoder_layers);
+  make([&](int i, QuantizedLayer& l) {
+    PackedInt8Layer& packed = p->int8_layers[i];
+    packed.attention_norm = {std::move(l.attention_norm.gain), std::move(l.attention_norm.bias)};
+    packed.mlp_norm = {std::move(l.mlp_norm.gain), std::move(l.mlp_norm.bias)};
     packed.inverse_qkv_input = l.qkv.inverse_input_scale;
     packed.inverse_out_input = l.out.inverse_input_scale;
     packed.inverse_fc1_input = l.fc1.inverse_input_scale;
@@ -87,7 +88,7 @@ std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const QuantizedEn
     packed.out = pack(l.out);
     packed.fc1 = pack(l.fc1);
     packed.fc2 = pack(l.fc2);
-  }
+  });
   return p;
 }
 
@@ -132,10 +133,20 @@ std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const 
 }
 
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
-                                                         const std::function<QuantizedEncoder()>& make,
+                                                         const std::function<void(const TakeLayer&)>& make,
                                                          const std::atomic<bool>* cancel) {
   static PackedEncoders encoders;
-  return encoders.get(model, [&] { return pack_int8(*model, make()); }, cancel);
+  return encoders.get(model, [&] { return pack_int8(*model, make); }, cancel);
+}
+
+std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
+                                                         const std::function<QuantizedEncoder()>& make,
+                                                         const std::atomic<bool>* cancel) {
+  const auto one_by_one = [&](const TakeLayer& take) {
+    QuantizedEncoder encoder = make();
+    for (size_t i = 0; i < encoder.layers.size(); ++i) take(static_cast<int>(i), encoder.layers[i]);
+  };
+  return packed_int8_encoder(model, one_by_one, cancel);
 }
 
 bool EncoderSchedule::run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,

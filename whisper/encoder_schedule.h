@@ -46,8 +46,11 @@ struct PackedEncoder {
 // The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of the
 // encoder is not used afterwards. Thread-safe. Throws Error.
 std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model);
-// The same with int8 layers; `make` is called where nobody has them. Throws Error(kInterrupted) after *cancel became true
+// The same with int8 layers; `make` is called where nobody has them, and gives them one by one, or all. Throws Error(kInterrupted) after *cancel became true
 // (may be null) while another thread makes them.
+std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
+                                                         const std::function<void(const TakeLayer&)>& make,
+                                                         const std::atomic<bool>* cancel = nullptr);
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
                                                          const std::function<QuantizedEncoder()>& make,
                                                          const std::atomic<bool>* cancel = nullptr);

@@ -361,8 +361,8 @@ std::string store_quantized_encoder(const QuantizedEncoder& encoder, const Model
   return write_derived_at(quantized_encoder_path(model, place), serialize(encoder, model.content_key));
 }
 
-QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads,
-                                   const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
+void quantized_layers(const std::shared_ptr<const Model>& model, int threads, const TakeLayer& take,
+                      const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   static std::timed_mutex mutex;  // instances that start at once make it once
   std::unique_lock<std::timed_mutex> lock(mutex, std::defer_lock);
   while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
@@ -372,7 +372,7 @@ QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, in
     const auto stored = read_derived_at(quantized_encoder_path(*model, place));
     if (!stored) continue;
     try {
-      return parse_quantized_encoder(*stored, model->content_key, model->dims);
+      return parse_quantized_layers(*stored, model->content_key, model->dims, take);
     } catch (const Error&) {  // made from other weights or by another version
     }
   }
@@ -380,6 +380,15 @@ QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, in
   QuantizedEncoder encoder =
       quantize(*model, known ? known->calibration : calibrate_on_bundled_speech(model, threads, progress, cancel));
   store_quantized_encoder(encoder, *model, Place::kCache);
+  for (size_t i = 0; i < encoder.layers.size(); ++i) take(static_cast<int>(i), encoder.layers[i]);
+}
+
+QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads,
+                                   const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
+  QuantizedEncoder encoder;
+  encoder.layers.resize(model->dims.n_encoder_layers);
+  quantized_layers(
+      model, threads, [&](int i, QuantizedLayer& layer) { encoder.layers[i] = std::move(layer); }, progress, cancel);
   return encoder;
 }
 

@@ -79,6 +79,10 @@ QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, in
                                    const std::function<void(double)>& progress = {},
                                    const std::atomic<bool>* cancel = nullptr);
 
+// The same layer by layer; begins again with the first one where a stored encoder turns out to be broken further on.
+void quantized_layers(const std::shared_ptr<const Model>& model, int threads, const TakeLayer& take,
+                      const std::function<void(double)>& progress = {}, const std::atomic<bool>* cancel = nullptr);
+
 // Writes an encoder where quantized_encoder() finds it: in the cache, or beside the model, which goes first. Returns an
 // empty string or what failed.
 enum class Place { kCache, kBesideModel };

@@ -31,17 +31,15 @@ void visit(V& v, QuantizedLinear& l, int out, int in, OutputMode mode, bool inpu
 }
 
 template <class V>
-void visit(V& v, QuantizedEncoder& e, int d) {
-  for (QuantizedLayer& l : e.layers) {
-    for (QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
-      v.array(n->gain, d);
-      v.array(n->bias, d);
-    }
-    visit(v, l.qkv, 3 * d, d, OutputMode::kInt8, false);
-    visit(v, l.out, d, d, OutputMode::kInt16, false);
-    visit(v, l.fc1, 4 * d, d, OutputMode::kGelu14, false);
-    visit(v, l.fc2, d, 4 * d, OutputMode::kInt16, true);
+void visit(V& v, QuantizedLayer& l, int d) {
+  for (QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
+    v.array(n->gain, d);
+    v.array(n->bias, d);
   }
+  visit(v, l.qkv, 3 * d, d, OutputMode::kInt8, false);
+  visit(v, l.out, d, d, OutputMode::kInt16, false);
+  visit(v, l.fc1, 4 * d, d, OutputMode::kGelu14, false);
+  visit(v, l.fc2, d, 4 * d, OutputMode::kInt16, true);
 }
 
 struct Writer {
@@ -128,23 +126,19 @@ std::string serialize(const QuantizedEncoder& encoder, const std::string& conten
   Writer w;
   w.bytes = content_key;
   const int d = copy.layers.empty() ? 0 : copy.layers[0].qkv.in;
-  visit(w, copy, d);
+  for (QuantizedLayer& l : copy.layers) visit(w, l, d);
   return std::move(w.bytes);
 }
 
-QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims) {
+void parse_quantized_layers(const std::string& bytes, const std::string& content_key, const ModelDims& dims,
+                            const TakeLayer& take) {
   if (bytes.compare(0, content_key.size(), content_key) != 0) {
     throw Error(ErrorCode::kInvalidFile, "a quantized encoder was made from other weights");
   }
-  QuantizedEncoder e;
-  e.layers.resize(dims.n_encoder_layers);
   Reader r(bytes, content_key.size());
-  visit(r, e, dims.d_model);
-  if (r.at != bytes.size()) {
-    throw Error(ErrorCode::kInvalidFile, "a quantized encoder has " + std::to_string(bytes.size() - r.at) + " bytes too many");
-  }
-  for (size_t i = 0; i < e.layers.size(); ++i) {
-    const QuantizedLayer& l = e.layers[i];
+  for (int i = 0; i < dims.n_encoder_layers; ++i) {
+    QuantizedLayer l;
+    visit(r, l, dims.d_model);
     for (const QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
       if (!all_finite(n->gain) || !all_finite(n->bias)) {
         throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a norm is not a number");
@@ -156,7 +150,16 @@ QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::st
         throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: " + what);
       }
     }
+    take(i, l);
   }
+  if (r.at != bytes.size()) {
+    throw Error(ErrorCode::kInvalidFile, "a quantized encoder has " + std::to_string(bytes.size() - r.at) + " bytes too many");
+  }
+}
+
+QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims) {
+  QuantizedEncoder e;
+  parse_quantized_layers(bytes, content_key, dims, [&](int, QuantizedLayer& l) { e.layers.push_back(std::move(l)); });
   return e;
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,12 +41,17 @@ struct QuantizedEncoder {
   std::vector<QuantizedLayer> layers;
 };
 
+using TakeLayer = std::function<void(int index, QuantizedLayer& layer)>;
+
 // Empty if no input can overflow an accumulator and every number is one the arithmetic is defined for; else what is wrong.
 std::string flaw(const QuantizedLinear& linear);
 
 // As bytes, for the cache; little-endian.
 std::string serialize(const QuantizedEncoder& encoder, const std::string& content_key);
-// The inverse for a model with this key and these dimensions, for untrusted bytes. Throws Error(kInvalidFile).
+// The inverse for a model with this key and these dimensions, for untrusted bytes. Throws Error(kInvalidFile). One layer at
+// a time, in order, so that they are never all in memory; or all of them.
+void parse_quantized_layers(const std::string& bytes, const std::string& content_key, const ModelDims& dims,
+                            const TakeLayer& take);
 QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims);
 
 }  // namespace whisperxdna2

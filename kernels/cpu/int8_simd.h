@@ -10,10 +10,6 @@
 #include <immintrin.h>
 #endif
 
-// Keeps a sum in its register from one step to the next. Left alone, GCC 12 reorders the steps of a block, needs more
-// registers than there are, and the spilled sums halve the speed.
-#define WHISPERXDNA2_PIN(vector) asm volatile("" : "+x"(vector))
-
 namespace whisperxdna2 {
 namespace {  // each including file has its own copy, compiled for its own instruction set
 
@@ -142,8 +138,9 @@ struct I32x8 {
   }
   void add_pairs(I32x8 x, const void* weights) {
     const __m256i w = _mm256_loadu_si256(static_cast<const __m256i*>(weights));
-    v = _mm256_add_epi32(v, _mm256_madd_epi16(x.v, w));
-    WHISPERXDNA2_PIN(v);
+    // v += madd(x, w), the addition by hand, to keep the sum in its register from one step to the next. Left alone, GCC 12
+    // reorders the steps of a block and needs more registers than there are, and the spilled sums halve the speed.
+    asm volatile("vpaddd %1, %0, %0" : "+x"(v) : "x"(_mm256_madd_epi16(x.v, w)));
   }
 
   static I32x8 set(int32_t x) { return {_mm256_set1_epi32(x)}; }
