@@ -3,10 +3,10 @@
 //   encode PRECISION          ms for a window                  features PRECISION FILE  writes its features, f32
 //   mel                       ms for the log-mel of a window   mel-file FILE            writes it, f32
 //   token                     ms for each further token of a greedy decode
-//   transcribe LANGUAGE FILE  "SECONDS TEXT" of a WAV file, from samples to text
+//   transcribe PRECISION LANGUAGE FILE  "SECONDS TEXT" of a WAV file, from samples to text
 //   profile PRECISION RUNS    a line for each layer and operation: LAYER \t NAME \t CALLS \t MS \t OPERATIONS, then "."
-//   snr FILE...               "FIRST \t DB" of int8 against f32 for each whole window of a WAV file, and for one that ends
-//                             in padding; then "."
+//   windows FILE              for each window of a WAV file that is at least half full: FIRST \t DB of int8 against f32 \t
+//                             TEXT from f32 \t TEXT from int8; then "."
 //   tensors FOLDER            writes every tensor of the encoder as f32, and shapes.json
 //   memory                    MB resident at most so far
 //
@@ -78,15 +78,16 @@ class Worker {
     } else if (command == "token") {
       std::printf("%.4f\n", token());
     } else if (command == "transcribe") {
-      std::string file;
-      words >> argument >> file;
-      transcribe(argument, file);
+      std::string language, file;
+      words >> argument >> language >> file;
+      transcribe(argument, language, file);
     } else if (command == "profile") {
       int runs;
       words >> argument >> runs;
       profile(encoder(argument), runs);
-    } else if (command == "snr") {
-      while (words >> argument) compare(read_wav(argument));
+    } else if (command == "windows") {
+      words >> argument;
+      compare(read_wav(argument));
       std::puts(".");
     } else if (command == "tensors") {
       words >> argument;
@@ -108,21 +109,28 @@ class Worker {
     if (!e) {
       e = std::make_unique<EncoderSchedule>(
           precision == "f32" ? packed_encoder(model_)
-                             : packed_int8_encoder(model_, [&] { return quantized_encoder(model_, threads_); }),
+                             : packed_int8_encoder(model_, [&](const TakeLayer& take) { quantized_layers(model_, threads_, take); }),
           threads_);
       encode(e.get(), mel_, model_->dims.d_model);  // memory is touched for the first time
     }
     return e.get();
   }
 
+  Decoder* decoder() {
+    if (!decoder_) {
+      decoder_ = std::make_unique<Decoder>(model_, Precision::kAuto, threads_);
+      tail_ = silent_tail(model_, threads_, {}, nullptr, nullptr);
+    }
+    return decoder_.get();
+  }
+
   // Both decodes begin alike; their difference is a number of steps.
   double token() {
     constexpr int kFew = 2, kMore = 20;
-    if (!decoder_) {
-      decoder_ = std::make_unique<Decoder>(model_, threads_);
+    if (!features_set_) {
       const std::vector<float> features = encode(encoder("int8"), mel_, model_->dims.d_model);
-      const std::vector<float> tail = silent_tail(model_, threads_, {}, nullptr, nullptr);
-      decoder_->set_features(features.data(), kWindowPositions, kWindowPositions, tail.data(), kTailRows);
+      decoder()->set_features(features.data(), kWindowPositions, kWindowPositions, tail_.data(), kTailRows);
+      features_set_ = true;
     }
     DecodeOptions o;
     o.language = model_->tokenizer->language_id("en");
@@ -136,21 +144,23 @@ class Worker {
     return (times[1] - times[0]) / static_cast<double>(tokens[1] - tokens[0]);
   }
 
-  void transcribe(const std::string& language, const std::string& file) {
-    if (!engine_) {
+  void transcribe(const std::string& precision, const std::string& language, const std::string& file) {
+    std::unique_ptr<Engine>& engine = engines_[precision];
+    if (!engine) {
       EngineOptions o;
       o.model_path = path_;
       o.threads = threads_;
       o.backend = Backend::kCpu;
-      engine_ = std::make_unique<Engine>(o);
+      o.precision = precision == "f32" ? Precision::kF32 : Precision::kInt8;
+      engine = std::make_unique<Engine>(o);
     }
-    engine_->set_language(language);
+    engine->set_language(language);
     const std::vector<float> samples = read_wav(file);
     std::string text;
     const double time = milliseconds([&] {
-      std::thread feeder([&] { engine_->push(samples.data(), static_cast<int64_t>(samples.size())) && engine_->drain(); });
+      std::thread feeder([&] { engine->push(samples.data(), static_cast<int64_t>(samples.size())) && engine->drain(); });
       for (Result r; r.kind != Result::Kind::kDrained;) {
-        r = engine_->next();
+        r = engine->next();
         for (const Segment& s : r.segments) text += " " + s.text;
       }
       feeder.join();
@@ -183,23 +193,45 @@ class Worker {
     std::ofstream(folder + "/shapes.json") << shapes << "}\n";
   }
 
+  std::string text_of(const std::vector<float>& features, int content, int* language) {
+    decoder()->set_features(features.data(), kWindowPositions, content, tail_.data(), kTailRows);
+    const SpecialTokens& special = model_->tokenizer->special();
+    if (*language < 0 && special.multilingual) {
+      const std::vector<float> p = decoder()->detect_language();
+      *language = special.language_begin + static_cast<int>(std::max_element(p.begin(), p.end()) - p.begin());
+    }
+    DecodeOptions o;
+    o.language = *language;
+    o.max_new_tokens = 100;
+    o.stop_at_loop = true;
+    std::string text = model_->tokenizer->decode(decoder()->decode(o).tokens);
+    for (char& c : text) c = c == '\n' || c == '\t' ? ' ' : c;
+    return text;
+  }
+
   void compare(const std::vector<float>& samples) {
     const int64_t count = static_cast<int64_t>(samples.size());
     for (int64_t first = 0; first == 0 || first + kWindowSamples / 2 <= count; first += kWindowSamples) {
+      const int content = static_cast<int>(std::min<int64_t>(kWindowPositions, (count - first) / (kFramesPerPosition * kFrameHop)));
       const std::vector<float> mel = window_mel(samples, first, model_->dims.n_mels);
       const std::vector<float> want = encode(encoder("f32"), mel, model_->dims.d_model);
-      std::printf("%lld\t%.3f\n", static_cast<long long>(first),
-                  snr(want, encode(encoder("int8"), mel, model_->dims.d_model)));
+      const std::vector<float> have = encode(encoder("int8"), mel, model_->dims.d_model);
+      int language = -1;
+      const std::string text = text_of(want, content, &language);
+      std::printf("%lld\t%.3f\t%s\t%s\n", static_cast<long long>(first), snr(want, have), text.c_str(),
+                  text_of(have, content, &language).c_str());
     }
+    features_set_ = false;
   }
 
   const int threads_;
   const std::string path_;
   const std::shared_ptr<const Model> model_;
-  std::vector<float> samples_, mel_;
+  std::vector<float> samples_, mel_, tail_;
   std::map<std::string, std::unique_ptr<EncoderSchedule>> encoders_;
   std::unique_ptr<Decoder> decoder_;
-  std::unique_ptr<Engine> engine_;
+  bool features_set_ = false;  // those of the window
+  std::map<std::string, std::unique_ptr<Engine>> engines_;
 };
 
 }  // namespace
