@@ -418,6 +418,7 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
   const std::shared_ptr<const Model> model =
       load_model(options.model_path.empty() ? default_model_path() : options.model_path,
                  [&](double fraction) { report("loading the model", 0.2 * fraction); }, cancel);
+  report(("the model is " + model->description).c_str(), 0.2);
   std::string notice;
   std::vector<float> tail;
   if (options.output != Output::kFeatures && options.audio_context != kMaxPositions) {

@@ -92,7 +92,10 @@ START_TEST(models_of_other_shapes_run_to_the_end) {
     options.model_path = models() / name;
     options.precision = Precision::kF32;
     options.threads = 1;
-    Engine engine(options);
+    std::string told;
+    Engine engine(options, [&](const std::string& what, double) { told += what + "\n"; });
+    ck_assert_msg(told.find("the model is " + engine.model().description + "\n") != std::string::npos,
+                  "%s", told.c_str());
     ck_assert_int_eq(engine.model().dims.d_model, 64);
     std::vector<float> samples(3 * 16000);
     unsigned state = 1;
