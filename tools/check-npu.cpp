@@ -1,5 +1,6 @@
-// Checks the NPU of this machine: opens it, which tests its overlay, prints how a model's layers are computed, and compares
-// the features of some windows with the CPU's. The report is what to send when something is wrong.
+// Checks the NPU of this machine: opens it, which tests its overlay, prints how a model's layers are computed, compares the
+// features of some windows with the CPU's and each product of a layer with its definition, and fits the model of their times.
+// The report is what to send when something is wrong.
 //
 //   whisperxdna2-check-npu [MODEL]
 //   whisperxdna2-check-npu --plan [MODEL]    only how the layers would be computed, and how fast; needs no NPU
@@ -71,6 +72,135 @@ void print_environment() {
   printf("memlock   %s\n", limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur).c_str());
 }
 
+// A product of random operands, as the plan has it.
+struct Product {
+  const npu::PlannedProduct& planned;
+  OutputStage stage;
+  bool wide;  // inputs of 14 bits
+  std::vector<int16_t> x;
+  std::vector<int8_t> w;
+  std::vector<int32_t> bias;
+  std::vector<int16_t> multiplier;
+
+  Product(const npu::PlannedProduct& p, OutputMode mode, bool input_14bit, uint32_t seed)
+      : planned(p), stage{mode, input_14bit ? 14 : 7, mode == OutputMode::kInt8 ? 22 : 15, {20000, 16, 12000, 14, 2}},
+        wide(input_14bit), x(static_cast<size_t>(kPositions) * p.in), w(static_cast<size_t>(p.out) * p.in), bias(p.out),
+        multiplier(p.out) {
+    const auto within = [&seed](int limit) {
+      return static_cast<int>((seed = seed * 1664525u + 1013904223u) >> 8) % (2 * limit + 1) - limit;
+    };
+    for (auto& v : x) v = static_cast<int16_t>(within(wide ? kInt14Limit : kInt8Limit));
+    for (auto& v : w) v = static_cast<int8_t>(within(127));
+    for (auto& v : bias) v = within(1 << 18);
+    for (auto& v : multiplier) v = static_cast<int16_t>(20000 + within(12000));
+  }
+
+  void write_a(uint8_t* a) const {
+    for (int row = 0; row < kPositions; ++row) {
+      uint8_t* const to = a + static_cast<size_t>(row) * planned.shape.k_bytes;
+      for (int k = 0; k < planned.in; ++k) {
+        const int16_t v = x[static_cast<size_t>(row) * planned.in + k];
+        to[k] = static_cast<uint8_t>(wide ? plane14_hi(v) : v);
+        if (wide) to[planned.shape.k_bytes / 2 + k] = static_cast<uint8_t>(plane14_lo(v));
+      }
+    }
+  }
+
+  size_t wrong(const uint8_t* c) const {
+    size_t count = 0;
+    const std::vector<int16_t> wide_w(w.begin(), w.end());
+    for (int row = 0; row < kPositions; ++row) {
+      for (int n = 0; n < planned.out; ++n) {
+        int32_t sum = 0;
+        for (int k = 0; k < planned.in; ++k) {
+          sum += x[static_cast<size_t>(row) * planned.in + k] * wide_w[static_cast<size_t>(n) * planned.in + k];
+        }
+        const int16_t expected = output(sum, bias[n], multiplier[n], stage);
+        const uint8_t* const at = c + static_cast<size_t>(row) * planned.shape.planes * planned.shape.n + n;
+        const auto hi = static_cast<int8_t>(at[0]);
+        const uint8_t lo = planned.shape.planes == 2 ? at[planned.shape.n] : 0;
+        count += expected != (stage.mode == OutputMode::kInt8    ? hi
+                              : stage.mode == OutputMode::kInt16 ? join16(hi, lo)
+                                                                 : join14(hi, static_cast<int8_t>(lo)));
+      }
+    }
+    return count;
+  }
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+template <typename Work>
+double microseconds(const Work& work) {
+  const auto start = Clock::now();
+  work();
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+// Each product of a layer, whole in one dispatch: all of its numbers, and the dispatch's median time. Returns how many numbers
+// are wrong.
+size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& model) {
+  constexpr int kRepeats = 21;
+  const int d_ff = model.encoder_layers.at(0).fc1.weight.shape.at(0);
+  const npu::LayerPlan plan = npu::plan_layer(device->variant(), model.dims.d_model, d_ff, kPositions, npu::PlanKind::kWhole);
+  const Product products[] = {{plan.qkv, OutputMode::kInt8, false, 1},
+                              {plan.out, OutputMode::kInt16, false, 2},
+                              {plan.fc1, OutputMode::kGelu14, false, 3},
+                              {plan.fc2, OutputMode::kInt16, true, 4}};
+  size_t wrong = 0;
+  double sum_x = 0, sum_y = 0, sum_xx = 0, sum_xy = 0;  // MMAC and us, for a line through the medians
+  std::vector<double> there, back;
+  printf("\nproduct              wrong     MMAC       us, predicted\n");
+  for (const Product& p : products) {
+    const npu::GemmShape& shape = p.planned.shape;
+    struct Buffers {
+      npu::Buffer a, w, c;
+    };
+    const auto buffers = std::make_shared<Buffers>();
+    const size_t a_size = static_cast<size_t>(shape.m) * shape.k_bytes, c_size = static_cast<size_t>(shape.m) * shape.n * shape.planes;
+    buffers->a = device->make_buffer(a_size);
+    buffers->w = device->make_buffer(plan.weights_size);
+    buffers->c = device->make_buffer(c_size);
+    p.write_a(buffers->a.data());
+    npu::pack_weights(device->variant(), shape,
+                      {p.planned.out, p.planned.in, p.w.data(), p.bias.data(), p.multiplier.data(), nullptr, p.stage, p.wide},
+                      buffers->w.data() + p.planned.weights_at);
+    std::memset(buffers->c.data(), 0x55, c_size);
+    there.push_back(microseconds([&] { buffers->a.to_device(a_size); }) * 1e6 / static_cast<double>(a_size));
+    buffers->w.to_device(plan.weights_size);
+    buffers->c.to_device(c_size);
+    const npu::Dispatch& dispatch = p.planned.dispatches.at(0);
+    npu::Command command = device->prepare(device->make_instructions(dispatch.words),
+                                           {buffers->a.bo(), buffers->w.bo(), buffers->c.bo()}, dispatch.predicted_us);
+    std::vector<double> times;
+    try {
+      for (int i = 0; i < kRepeats; ++i) {
+        times.push_back(microseconds([&] { device->execute(command); }));
+        if (i > 0) continue;
+        back.push_back(microseconds([&] { buffers->c.from_device(c_size); }) * 1e6 / static_cast<double>(c_size));
+        const size_t count = p.wrong(buffers->c.data());
+        wrong += count;
+        printf("%-4s %4d x %4d x %4d %6zu", p.planned.name.c_str(), shape.m, p.planned.in, p.planned.out, count);
+      }
+    } catch (...) {
+      npu::Device::bury(device, {command}, buffers);
+      throw;
+    }
+    const double x = static_cast<double>(dispatch.macs) * 1e-6, y = median(times);
+    printf(" %8.1f %8.0f, %.0f\n", x, y, dispatch.predicted_us);
+    sum_x += x, sum_y += y, sum_xx += x * x, sum_xy += x * y;
+  }
+  const double n = std::size(products), slope = (n * sum_xy - sum_x * sum_y) / (n * sum_xx - sum_x * sum_x);
+  const npu::CostModel& model_cost = device->variant().columns == 1 ? npu::kGemm1Cost : npu::kGemm8Cost;
+  printf("times     %.0f us a dispatch and %.3f us per MMAC (the plan assumes %.0f and %.3f)\n", (sum_y - slope * sum_x) / n, slope,
+         model_cost.fixed_us, model_cost.us_per_mmac);
+  printf("syncs     %.0f us per MB to the NPU, %.0f back\n", median(there), median(back));
+  return wrong;
+}
+
 int plan(const std::string& path) {
   const auto model = load_model(path);
   printf("model     %s\n", model->description.c_str());
@@ -108,7 +238,8 @@ int check(const std::string& path) {
     differ += std::memcmp(&result.features[i], &expected.features[i], sizeof(float)) != 0;
   }
   printf("features  %zu of %zu differ from the CPU's\n", differ, result.features.size());
-  return differ == 0 ? 0 : 1;
+  const size_t wrong = check_products(device, *model);
+  return differ == 0 && wrong == 0 ? 0 : 1;
 }
 
 }  // namespace

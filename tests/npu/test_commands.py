@@ -78,12 +78,20 @@ class CheckNpu(Commands):
     def check(self, words, *arguments, **env):
         return self.run_on_npu(words, BUILD / 'tools/whisperxdna2-check-npu', *arguments, **env)
 
-    def test_sound_npu(self):
-        result = self.check([])
+    def test_sound_npu_and_then_one_wrong_product(self):
+        trace = self.directory / 'trace'
+        result = self.check([f'trace={trace}'])
         self.assertEqual(result.returncode, 0, result.stdout)
         for part in ('NPU       NPU Strix Halo', 'XRT       2.25', 'power     mode default', 'its self-test passed',
-                     'chained       18 dispatches', '<- fastest', ' 0 of 1310720 differ'):
+                     'chained       18 dispatches', '<- fastest', ' 0 of 1310720 differ', 'us per MMAC (the plan assumes 120 and'):
             self.assertIn(part, result.stdout)
+        for product in 'qkv   512 x  512 x 1536', 'out   512 x  512 x  512', 'fc1   512 x  512 x 2048', 'fc2   512 x 2048 x  512':
+            self.assertIn(f'{product}      0 ', result.stdout)
+        first = len(trace.read_text().splitlines()) - 4 * 21  # the products come last, each 21 times
+        result = self.check([f'fault=skip@{first}'])
+        self.assertEqual(result.returncode, 1, result.stdout)
+        self.assertIn(' 0 of 1310720 differ', result.stdout)
+        self.assertRegex(result.stdout, r'qkv .* x 1536 +[1-9]\d* ')
 
     def test_wrong_numbers(self):
         result = self.check(['fault=skip@9'])
