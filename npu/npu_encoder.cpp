@@ -93,14 +93,39 @@ struct Shared {
 class NpuSchedule : public EncoderSchedule {
  public:
   NpuSchedule(std::shared_ptr<const PackedEncoder> weights, Shared& shared)
-      : EncoderSchedule(std::move(weights), shared.threads), shared_(shared), turn_(shared.turn, std::defer_lock) {}
-  ~NpuSchedule() override { release(); }
+      : EncoderSchedule(std::move(weights), shared.threads), shared_(shared), turn_(shared.turn, std::defer_lock) {
+    std::lock_guard<std::mutex> lock(everyone().mutex);
+    everyone().schedules.push_back(this);
+  }
+  ~NpuSchedule() override {
+    {
+      std::lock_guard<std::mutex> lock(everyone().mutex);
+      auto& all = everyone().schedules;
+      all.erase(std::find(all.begin(), all.end(), this));
+    }
+    release();
+  }
 
+  // Binds the device ahead of the first window.
+  void get_ready(int positions) {
+    std::lock_guard<std::mutex> lock(running_);
+    prepare(positions);
+  }
+  bool encode(const SlottedEncoder::Window& w) {
+    std::lock_guard<std::mutex> lock(running_);
+    prepare(w.positions);
+    const bool done = run(w.mel, w.positions, w.features, w.abandoned);
+    if (turn_) turn_.unlock();  // where it was abandoned in its turn
+    return done;
+  }
+
+ private:
   // Gets hold of the device, or does without it if the CPU may take over.
   void prepare(int positions) {
     if (binding_ && binding_->model->device().failed()) release();
     const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
     if (binding_ && binding_->streams->plan.rows == rows) return;
+    if (!binding_) let_go_of_failed_devices();
     const bool bound = attempt([&] {
       const std::shared_ptr<Device> device = Device::open();
       const auto model = binding_ ? binding_->model : DeviceModel::get(device, shared_.model, shared_.threads);
@@ -112,13 +137,18 @@ class NpuSchedule : public EncoderSchedule {
     });
     if (!bound) Device::leave_alone_for_a_while();
   }
-  // A window has ended.
-  void finish() {
-    if (turn_) turn_.unlock();
+  // A device that failed is opened anew when all have let go of it, and those who have no window now would not.
+  void let_go_of_failed_devices() {
+    std::lock_guard<std::mutex> lock(everyone().mutex);
+    for (NpuSchedule* other : everyone().schedules) {
+      if (other == this) continue;
+      std::unique_lock<std::mutex> idle(other->running_, std::try_to_lock);
+      if (idle && other->binding_ && other->binding_->model->device().failed()) other->release();
+    }
   }
   // Lets go of the device, with what it may still be working on.
   void release() {
-    finish();
+    if (turn_) turn_.unlock();
     if (!binding_) return;
     std::vector<Command> commands = binding_->in_flight();
     if (!commands.empty()) Device::bury(binding_->model->shared_device(), std::move(commands), binding_);
@@ -242,7 +272,18 @@ class NpuSchedule : public EncoderSchedule {
       binding_->model->device().execute(commands[d]);
     }
   }
+  // Of the process.
+  struct Everyone {
+    std::mutex mutex;
+    std::vector<NpuSchedule*> schedules;
+  };
+  static Everyone& everyone() {
+    static Everyone* e = new Everyone;  // never destroyed, as the devices that its members hold
+    return *e;
+  }
+
   Shared& shared_;
+  std::mutex running_;  // held while the slot has a window; guards what follows
   std::unique_lock<std::mutex> turn_;
   std::shared_ptr<Binding> binding_;  // null: the CPU computes
 };
@@ -259,7 +300,7 @@ class NpuEncoder : public SlottedEncoder {
     const auto weights = packed_int8_encoder(model, [&] { return quantized_encoder(model, threads); });
     for (auto& schedule : schedules_) {
       schedule = std::make_unique<NpuSchedule>(weights, shared_);
-      schedule->prepare(std::min(kUsualPositions, model->dims.n_audio_ctx));
+      schedule->get_ready(std::min(kUsualPositions, model->dims.n_audio_ctx));
     }
     shared_.cpu_may_finish = cpu_may_finish;
     for (int slot = 0; slot < kSlots; ++slot) threads_[slot] = std::thread([this, slot] { run(slot); });
@@ -283,13 +324,7 @@ class NpuEncoder : public SlottedEncoder {
   void run(int slot) {
     pthread_setname_np(pthread_self(), "npu-encoder");
     prctl(PR_SET_TIMERSLACK, 1000);  // ns: the device's end is looked for at intervals of microseconds
-    NpuSchedule& schedule = *schedules_[slot];
-    serve(slot, [&](const Window& w) {
-      schedule.prepare(w.positions);
-      const bool done = schedule.run(w.mel, w.positions, w.features, w.abandoned);
-      schedule.finish();  // where it was abandoned in its turn
-      return done;
-    });
+    serve(slot, [&](const Window& w) { return schedules_[slot]->encode(w); });
   }
 
   mutable Shared shared_;

@@ -32,17 +32,18 @@ class SlottedEncoder : public Encoder {
   void interrupt() final { set_interrupted(true); }
   void resume() final { set_interrupted(false); }
 
- protected:
-  // who: what did not end in time, for the message ("the NPU").
-  SlottedEncoder(int d_model, int most_positions, std::string who)
-      : d_model_(d_model), most_positions_(most_positions), who_(std::move(who)) {}
-
   struct Window {
     const float* mel;
     int positions;
     float* features;
     const std::atomic<bool>& abandoned;  // once true nobody wants the features
   };
+
+ protected:
+  // who: what did not end in time, for the message ("the NPU").
+  SlottedEncoder(int d_model, int most_positions, std::string who)
+      : d_model_(d_model), most_positions_(most_positions), who_(std::move(who)) {}
+
   // Returns false where it left off because the window is abandoned. An Error or std::bad_alloc it throws is thrown by wait().
   using Encode = std::function<bool(const Window&)>;
 

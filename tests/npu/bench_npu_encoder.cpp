@@ -265,17 +265,23 @@ void draw(const std::string& path, const std::vector<Panel>& panels) {
   fclose(out);
 }
 
-void print_two_slots(Windows& windows, double host_ms, const char* timeline) {
+// The host's time is what is left of a window alone without the device's, seen in the same seconds.
+void print_two_slots(Windows& windows, const char* timeline) {
   constexpr int kDispatches = 18, kCount = 12;
-  printf("### Two slots\n\n| device, ms | one window after the other, ms | two slots, ms | x max(device, host) | bound %.1f |\n"
-         "|---|---|---|---|---|\n", kMostStretch);
+  printf("### Two slots\n\n| device, ms | host, ms | one window after the other, ms | two slots, ms | x max(device, host) | bound %.1f |\n"
+         "|---|---|---|---|---|---|\n", kMostStretch);
   std::vector<Panel> panels;
   for (const double device_ms : {5.0, 20.0, 60.0}) {
     set_device_ms(device_ms, kDispatches);
-    const double alone = best_of(3, [&] { return windows.alone(kCount); });
-    const double both = best_of(5, [&] { return windows.in_two_slots(kCount); });
+    double alone = windows.alone(kCount), both = windows.in_two_slots(kCount);
+    for (int i = 0; i < 5; ++i) {
+      alone = std::min(alone, windows.alone(kCount));
+      both = std::min(both, windows.in_two_slots(kCount));
+    }
+    const double host_ms = alone - device_ms;
     const double stretch = both / std::max(device_ms, host_ms);
-    printf("| %.0f | %.1f | %.1f | %.2f | %s |\n", device_ms, alone, both, stretch, verdict(stretch <= kMostStretch));
+    printf("| %.0f | %.1f | %.1f | %.1f | %.2f | %s |\n", device_ms, host_ms, alone, both, stretch,
+           verdict(stretch <= kMostStretch));
     if (timeline) panels.push_back({device_ms, host_ms, both, trace_two_slots(windows)});
   }
   printf("\n");
@@ -418,7 +424,7 @@ int main(int count, char** arguments) {
 
   const double host_ms = print_overhead(windows).host();
   print_beside_prototype(windows);
-  print_two_slots(windows, host_ms, count > 2 ? arguments[2] : nullptr);
+  print_two_slots(windows, count > 2 ? arguments[2] : nullptr);
   print_dispatches(model, host_ms);
   print_run_lists();
   return missed;

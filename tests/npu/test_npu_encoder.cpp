@@ -295,7 +295,8 @@ START_TEST(device_is_used_again_when_it_is_back) {
   ck_assert_str_eq(encoder->describe().fault.c_str(), "");
   const long before = control("commands");
   ck_assert(same(encode(*encoder, *model, mel), expected));
-  ck_assert_int_eq(control("commands") - before, 3 * model->dims.n_encoder_layers);
+  // Where this took long, an empty one against sleep was among them.
+  ck_assert_int_ge(control("commands") - before, 3 * model->dims.n_encoder_layers);
 }
 END_TEST
 
@@ -357,7 +358,7 @@ START_TEST(encoder_with_a_hung_command_can_be_destroyed) {
   auto encoder = on_npu(model, true);
   control("fault=hang@2");
   encode(*encoder, *model, mel);
-  assert_contains(encoder->describe().fault, "did not end a command in 3000 ms");
+  assert_contains(encoder->describe().fault, "did not end a command in 10 s");
   const auto start = steady_clock::now();
   encoder.reset();
   ck_assert(steady_clock::now() - start < seconds(2));
