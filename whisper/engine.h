@@ -44,7 +44,9 @@ struct EngineOptions {
   Output output = Output::kCaptions;
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
-  int beam_size = 1;               // hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding
+  // Hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding. Over 861 words of English five beams made 85 errors
+  // where greedy decoding made 98, for a fifth more processor time in all (base, int8, 10.24 s windows).
+  int beam_size = 5;
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
   std::optional<LiveOptions> live; // captions soon after they are said; ignored for features; see set_live()
 };
