@@ -453,8 +453,10 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * GstWhisperXdna2Enc:model-path:
    *
    * A Whisper model: a directory in the CTranslate2 or Hugging Face format, or
-   * a ggml file. Default: the base model in the user's cache, where the
-   * project's fetch-model tool puts it.
+   * a ggml file.
+   *
+   * Default: NULL, the base model in the user's cache, where the project's
+   * fetch-model tool puts it.
    *
    * Since: 0.1
    */
@@ -466,6 +468,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * GstWhisperXdna2Enc:backend:
    *
    * What executes the encoder.
+   *
+   * Default: auto
    *
    * Since: 0.1
    */
@@ -490,6 +494,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    *
    * Arithmetic of the encoder.
    *
+   * Default: auto
+   *
    * Since: 0.1
    */
   properties[PROP_PRECISION] = g_param_spec_enum ("precision", "Precision",
@@ -502,6 +508,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * Spoken language, as ISO 639-1 code, or "auto" to detect it. English-only
    * models ignore it. A change takes effect with the next window.
    *
+   * Default: auto
+   *
    * Since: 0.1
    */
   properties[PROP_LANGUAGE_CODE] = g_param_spec_string ("language-code",
@@ -512,6 +520,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * GstWhisperXdna2Enc:translate:
    *
    * Write English, whatever is spoken.
+   *
+   * Default: false
    *
    * Since: 0.1
    */
@@ -537,6 +547,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * 20 ms. 1500 is Whisper's own 30 s algorithm: slower and later, slightly
    * more accurate.
    *
+   * Default: 512 positions
+   *
    * Since: 0.1
    */
   properties[PROP_AUDIO_CONTEXT] = g_param_spec_uint ("audio-context",
@@ -549,6 +561,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    *
    * Threads for work on the CPU; 0 = all available processors.
    *
+   * Default: 0
+   *
    * Since: 0.1
    */
   properties[PROP_N_THREADS] = g_param_spec_uint ("n-threads", "Threads",
@@ -559,6 +573,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * GstWhisperXdna2Enc:output-unit:
    *
    * What one text buffer holds.
+   *
+   * Default: segment
    *
    * Since: 0.1
    */
@@ -572,6 +588,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * Time to allow for the processing of a window, in milliseconds. It is added
    * to the latency that follows from the windows' length.
    *
+   * Default: 1000 ms
+   *
    * Since: 0.1
    */
   properties[PROP_LATENCY] = g_param_spec_uint ("latency", "Latency",
@@ -583,6 +601,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    *
    * Time by which text is shown later than it was said, in milliseconds. It
    * lowers the latency of the pipeline by as much.
+   *
+   * Default: 0 ms
    *
    * Since: 0.1
    */

@@ -1,13 +1,24 @@
-// The element as gst-inspect-1.0 shows it, against tests/data/gst/whisperxdna2enc.txt: a change there is to be read like
-// any other text for people. WHISPERXDNA2_UPDATE=1 writes the file anew.
+// The plugin as people and tools see it who have no model and no NPU: its description, its documentation, its states.
 #include <fstream>
+#include <map>
+#include <regex>
 #include <sstream>
 #include <string>
 
-#include "gst/gstwhisperxdna2enc.h"
+#include "tests/gst/files.h"
 
 // After the standard headers: Check's macro `fail` must not meet them.
 #include <gst/check/gstcheck.h>
+
+static std::string source_file(const char* name) { return contents(std::string(g_getenv("WHISPERXDNA2_SOURCE")) + "/" + name); }
+
+static GstElement* make_element() {
+  GstElement* element = gst_element_factory_make("whisperxdna2enc", nullptr);
+  fail_unless(element != nullptr);
+  return element;
+}
+
+// --- Description ------------------------------------------------------------------------------------------------------
 
 static std::string described(GParamSpec* spec) {
   std::ostringstream out;
@@ -38,9 +49,14 @@ static std::string described(GParamSpec* spec) {
 
 static std::string description() {
   std::ostringstream out;
-  GstElement* element = gst_element_factory_make("whisperxdna2enc", nullptr);
+  GstElement* element = make_element();
   GstElementClass* klass = GST_ELEMENT_GET_CLASS(element);
-  for (const char* key : {GST_ELEMENT_METADATA_LONGNAME, GST_ELEMENT_METADATA_KLASS, GST_ELEMENT_METADATA_DESCRIPTION})
+  GstPlugin* plugin = gst_plugin_feature_get_plugin(GST_PLUGIN_FEATURE(gst_element_get_factory(element)));
+  out << "plugin: " << gst_plugin_get_name(plugin) << ", " << gst_plugin_get_description(plugin)
+      << "\nlicense: " << gst_plugin_get_license(plugin) << "\norigin: " << gst_plugin_get_origin(plugin) << "\n";
+  gst_object_unref(plugin);
+  for (const char* key : {GST_ELEMENT_METADATA_LONGNAME, GST_ELEMENT_METADATA_KLASS, GST_ELEMENT_METADATA_DESCRIPTION,
+                          GST_ELEMENT_METADATA_AUTHOR})
     out << key << ": " << gst_element_class_get_metadata(klass, key) << "\n";
   for (const char* name : {"sink", "src"}) {
     GstCaps* caps = gst_pad_template_get_caps(gst_element_class_get_pad_template(klass, name));
@@ -63,12 +79,11 @@ static std::string description() {
   return out.str();
 }
 
+// A change here is to be read like any other text for people. WHISPERXDNA2_UPDATE=1 writes the file anew.
 GST_START_TEST(test_description) {
   const std::string path = std::string(g_getenv("WHISPERXDNA2_TEST_DATA")) + "/gst/whisperxdna2enc.txt";
-  if (g_getenv("WHISPERXDNA2_UPDATE")) std::ofstream(path) << description();
-  std::stringstream expected;
-  expected << std::ifstream(path).rdbuf();
-  fail_unless(description() == expected.str(), "it is now:\n%s", description().c_str());
+  if (g_getenv("WHISPERXDNA2_UPDATE")) write_file(path, description());
+  fail_unless(description() == contents(path), "it is now:\n%s", description().c_str());
 }
 GST_END_TEST;
 
@@ -79,14 +94,123 @@ GST_START_TEST(test_rank_keeps_autopluggers_away) {
 }
 GST_END_TEST;
 
+static const char* const kInspect[] = {"gst-inspect-1.0 --exists --atleast-version=0.1 whisperxdna2enc", "gst-inspect-1.0 whisperxdna2enc",
+                                       "gst-inspect-1.0 whisperxdna2", "gst-inspect-1.0 --print-plugin-auto-install-info "
+                                                                       "whisperxdna2"};
+GST_START_TEST(test_gst_inspect) {
+  gchar *out, *err;
+  gint status;
+  ck_assert(g_spawn_command_line_sync(kInspect[__i__], &out, &err, &status, nullptr));
+  fail_unless(status == 0 && !*err, "%s", err);
+  g_free(out);
+  g_free(err);
+}
+GST_END_TEST;
+
+// --- Documentation ----------------------------------------------------------------------------------------------------
+
+// Each property's comment in the source has its meaning, its default (as the class has it, with the unit of a number) and
+// the version that brought it.
+GST_START_TEST(test_every_property_is_documented) {
+  const std::string source = source_file("gst/gstwhisperxdna2enc.cpp");
+  std::map<std::string, std::string> comments;
+  const std::regex comment("/\\*\\*\\n   \\* GstWhisperXdna2Enc:([a-z-]+):\\n((?:   \\*.*\\n)*?)   \\*/\\n");
+  for (std::sregex_iterator it(source.begin(), source.end(), comment), end; it != end; ++it) comments[(*it)[1]] = (*it)[2];
+  GstElement* element = make_element();
+  guint n;
+  GParamSpec** specs = g_object_class_list_properties(G_OBJECT_GET_CLASS(element), &n);
+  size_t own = 0;
+  for (guint i = 0; i < n; ++i) {
+    if (specs[i]->owner_type != G_OBJECT_TYPE(element)) continue;
+    ++own;
+    const std::string& text = comments[specs[i]->name];
+    fail_unless(text.find("* Since: ") != std::string::npos, "%s", specs[i]->name);
+    if (!(specs[i]->flags & G_PARAM_WRITABLE)) continue;
+    GValue value = G_VALUE_INIT;
+    g_value_init(&value, specs[i]->value_type);
+    g_param_value_set_default(specs[i], &value);
+    gchar* serialized = gst_value_serialize(&value);
+    std::string expected = std::string("* Default: ") + (serialized ? serialized : "NULL");
+    if (G_IS_PARAM_SPEC_UINT(specs[i]) && specs[i]->name != std::string("n-threads"))
+      expected += specs[i]->name == std::string("audio-context") ? " positions" : " ms";
+    fail_unless(text.find(expected) != std::string::npos, "%s: there is no \"%s\"", specs[i]->name, expected.c_str());
+    g_free(serialized);
+    g_value_unset(&value);
+  }
+  ck_assert_uint_eq(comments.size(), own);
+  g_free(specs);
+  gst_object_unref(element);
+}
+GST_END_TEST;
+
+// A file's and a live one, and neither is misspelled.
+GST_START_TEST(test_launch_lines) {
+  const std::string source = source_file("gst/gstwhisperxdna2enc.cpp");
+  const std::regex line(" \\* gst-launch-1.0 (.*)\\n");
+  int files = 0, live = 0;
+  for (std::sregex_iterator it(source.begin(), source.end(), line), end; it != end; ++it) {
+    const std::string launch = (*it)[1];
+    files += launch.find("filesrc") == 0;
+    live += launch.find("pulsesrc") == 0;
+    GError* error = nullptr;
+    GstElement* pipeline = gst_parse_launch(launch.c_str(), &error);
+    // Others' plugins may be missing.
+    if (error)
+      fail_unless(g_error_matches(error, GST_PARSE_ERROR, GST_PARSE_ERROR_NO_SUCH_ELEMENT) &&
+                      !strstr(error->message, "whisper"), "%s", error->message);
+    g_clear_error(&error);
+    gst_clear_object(&pipeline);
+  }
+  ck_assert_int_ge(files, 1);
+  ck_assert_int_ge(live, 1);
+}
+GST_END_TEST;
+
+// --- States -----------------------------------------------------------------------------------------------------------
+
+// As GStreamer's tests/check/generic/states.c.
+static const std::vector<GstState> kWalks[] = {
+    {GST_STATE_READY, GST_STATE_PAUSED, GST_STATE_PLAYING, GST_STATE_PAUSED, GST_STATE_READY, GST_STATE_NULL,
+     GST_STATE_PAUSED, GST_STATE_READY, GST_STATE_PLAYING, GST_STATE_PAUSED, GST_STATE_NULL},
+    {GST_STATE_READY, GST_STATE_NULL, GST_STATE_PAUSED, GST_STATE_NULL, GST_STATE_PLAYING, GST_STATE_NULL},
+    {GST_STATE_PLAYING, GST_STATE_PAUSED, GST_STATE_PLAYING, GST_STATE_READY, GST_STATE_PLAYING, GST_STATE_NULL,
+     GST_STATE_PAUSED, GST_STATE_READY, GST_STATE_PAUSED, GST_STATE_NULL, GST_STATE_READY, GST_STATE_NULL},
+};
+GST_START_TEST(test_states_of_every_element) {
+  GList* features = gst_registry_get_feature_list_by_plugin(gst_registry_get(), "whisperxdna2");
+  fail_unless(features != nullptr);
+  for (GList* l = features; l; l = l->next) {
+    if (!GST_IS_ELEMENT_FACTORY(l->data)) continue;
+    GstElement* element = gst_element_factory_create(GST_ELEMENT_FACTORY(l->data), nullptr);
+    for (GstState state : kWalks[__i__]) {
+      gst_element_set_state(element, state);
+      ck_assert_int_eq(gst_element_get_state(element, nullptr, nullptr, GST_CLOCK_TIME_NONE),
+                       GST_STATE_CHANGE_SUCCESS);
+    }
+    gst_object_unref(element);
+  }
+  gst_plugin_feature_list_free(features);
+}
+GST_END_TEST;
+
 static Suite* inspect_suite(void) {
   Suite* suite = suite_create("inspect");
   TCase* tc = tcase_create("general");
   suite_add_tcase(suite, tc);
-  GST_ELEMENT_REGISTER(whisperxdna2enc, nullptr);
   tcase_add_test(tc, test_description);
   tcase_add_test(tc, test_rank_keeps_autopluggers_away);
+  tcase_add_loop_test(tc, test_gst_inspect, 0, G_N_ELEMENTS(kInspect));
+  tcase_add_test(tc, test_every_property_is_documented);
+  tcase_add_test(tc, test_launch_lines);
+  tcase_add_loop_test(tc, test_states_of_every_element, 0, G_N_ELEMENTS(kWalks));
   return suite;
 }
 
-GST_CHECK_MAIN(inspect);
+int main(int argc, char** argv) {
+  const std::string empty = make_directory();
+  g_setenv("XDG_CACHE_HOME", empty.c_str(), TRUE);
+  gst_check_init(&argc, &argv);
+  const int failed = gst_check_run_suite(inspect_suite(), "inspect", __FILE__);
+  std::filesystem::remove_all(empty);
+  return failed;
+}
