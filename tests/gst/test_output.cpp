@@ -4,6 +4,10 @@
 
 #include "tests/gst/bench.h"
 
+#if GST_CHECK_VERSION(1, 26, 0)
+#include <gst/analytics/analytics.h>
+#endif
+
 // Windows of 2.56 s keep the tests short.
 static const char kShort[] = "audio-context=128";
 static constexpr int kWindow = 128 * 320;
@@ -687,6 +691,44 @@ GST_START_TEST(test_features_are_exact_and_say_how_much_is_audio) {
 }
 GST_END_TEST;
 
+#if GST_CHECK_VERSION(1, 26, 0)
+GST_START_TEST(test_features_are_a_tensor_of_gstreamer) {
+  Bench bench(kShort, "application/x-whisper-features");
+  bench.start();
+  bench.say("3.0");
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  for (int window = 0; window < 2; ++window) {
+    GstBuffer* buffer = gst_harness_pull(bench.harness());
+    GstTensorMeta* meta = gst_buffer_get_tensor_meta(buffer);
+    fail_unless(meta != nullptr);
+    ck_assert_uint_eq(meta->num_tensors, 1);
+    const GstTensor* tensor = gst_tensor_meta_get(meta, 0);
+    assert_string(g_quark_to_string(tensor->id), "whisper-encoder-v1-out");
+    ck_assert_int_eq(tensor->data_type, GST_TENSOR_DATA_TYPE_FLOAT32);
+    ck_assert_int_eq(tensor->dims_order, GST_TENSOR_DIM_ORDER_ROW_MAJOR);
+    gsize n;
+    const gsize* dims = gst_tensor_get_dims(const_cast<GstTensor*>(tensor), &n);
+    ck_assert_uint_eq(n, 3);
+    ck_assert_uint_eq(dims[0], 1);
+    ck_assert_uint_eq(dims[1], 128);
+    ck_assert_uint_eq(dims[2], FakeEngine::kDModel);
+    // The buffer's own bytes, not a copy.
+    GstMapInfo map, own;
+    gst_buffer_map(tensor->data, &map, GST_MAP_READ);
+    gst_buffer_map(buffer, &own, GST_MAP_READ);
+    fail_unless(map.data == own.data && map.size == own.size);
+    auto* values = reinterpret_cast<float*>(map.data);
+    for (size_t i = 0; i < map.size / sizeof(float); ++i)
+      fail_unless(values[i] == static_cast<float>(window * 1000000 + i));
+    gst_buffer_unmap(buffer, &own);
+    gst_buffer_unmap(tensor->data, &map);
+    gst_buffer_unref(buffer);
+  }
+}
+GST_END_TEST;
+#endif
+
 GST_START_TEST(test_features_need_no_decoder) {
   Bench bench(kShort, "other/tensors");
   bench.start();
@@ -782,6 +824,9 @@ static Suite* output_suite(void) {
   tcase_add_test(tc, test_features_with_two_dimensions);
   tcase_add_test(tc, test_features_self_describing);
   tcase_add_test(tc, test_features_are_exact_and_say_how_much_is_audio);
+#if GST_CHECK_VERSION(1, 26, 0)
+  tcase_add_test(tc, test_features_are_a_tensor_of_gstreamer);
+#endif
   tcase_add_test(tc, test_features_need_no_decoder);
   tcase_add_test(tc, test_foreign_downstream_is_not_negotiated);
   tcase_add_test(tc, test_text_is_preferred_where_anything_is_taken);
