@@ -3,7 +3,7 @@
 # Runs the tests:
 #   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores);
 #                        where clang is installed, each fuzzer for 20 s
-#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, fuzz, soak, or the name of one test
+#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, valgrind, fuzz, soak, or one test by name
 #   ./test.sh --full     all of that, each fuzzer for 10 minutes                    (hours)
 # Installs, builds and fetches what is missing. The last line is the total; the exit code is 0 only if all of it passed.
 set -euo pipefail
@@ -15,8 +15,8 @@ fast=(--no-suite=soak)
 fuzzing=()  # 20 s each
 for argument; do
   case $argument in
-    --full) places=(host debian13 asan tsan fuzz) fast=() fuzzing=(--test-args=-max_total_time=600) ;;
-    debian13|asan|tsan|fuzz) places+=("$argument") ;;
+    --full) places=(host debian13 asan tsan valgrind fuzz) fast=() fuzzing=(--test-args=-max_total_time=600) ;;
+    debian13|asan|tsan|valgrind|fuzz) places+=("$argument") ;;
     -*) echo "usage: test.sh [--full | NAME...]" >&2; exit 2 ;;
     *)
       [[ " ${places[*]} " == *" host "* ]] || places+=(host)
@@ -101,12 +101,13 @@ for where in "${places[@]}"; do
       --timeout-multiplier=10 ;;
     tsan) place tsan: build-tsan -- "${sanitized[@]}" -Db_sanitize=thread -- "${rooms[@]}" \
       --timeout-multiplier=20 ;;
+    valgrind) place valgrind: build-valgrind -- -Dtests=true -Dbuildtype=debugoptimized -- memcheck --setup=valgrind ;;
     fuzz) place fuzz: build-fuzz env CC=clang CXX=clang++ -- -Dfuzz=true -- fuzz "${fuzzing[@]}" ;;
   esac
 done
 
 echo
-for where in debian13 asan tsan fuzz; do
+for where in debian13 asan tsan valgrind fuzz; do
   [[ " ${places[*]} " == *" $where "* ]] || echo "left out: $where"
 done
 [ ${#fast[@]} = 0 ] || echo "left out: soak"

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 
 #include "tests/gst/bench.h"
 
@@ -17,6 +18,16 @@ std::vector<float> signal(const std::string& script) {
     samples.insert(samples.end(), std::lround(seconds * Bench::kRate), value);
   }
   return samples;
+}
+
+int slowness() {
+  const char* factor = g_getenv("WHISPERXDNA2_SLOWNESS");
+  return factor ? std::atoi(factor) : 1;
+}
+
+void eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 500 * slowness() && !condition(); ++i) g_usleep(10000);
+  fail_unless(condition());
 }
 
 static std::string seconds(GstClockTime time) {
@@ -171,7 +182,7 @@ bool Bench::send(GstEvent* event) {
 
 bool Bench::wait(const std::string& prefix, int times) {
   Lock lock(mutex_);
-  return changed_.wait_for(lock, std::chrono::seconds(5), [&] {
+  return changed_.wait_for(lock, std::chrono::seconds(5 * slowness()), [&] {
     int found = 0;
     for (const std::string& entry : log_) found += entry.compare(0, prefix.size(), prefix) == 0;
     return found >= times;
@@ -179,7 +190,7 @@ bool Bench::wait(const std::string& prefix, int times) {
 }
 
 GstMessage* Bench::message(GstMessageType type, const char* name) {
-  const gint64 end = g_get_monotonic_time() + 5 * G_TIME_SPAN_SECOND;
+  const gint64 end = g_get_monotonic_time() + 5 * slowness() * G_TIME_SPAN_SECOND;
   for (gint64 left; (left = end - g_get_monotonic_time()) > 0;) {
     GstMessage* message = gst_bus_timed_pop_filtered(bus_, left * 1000, type);
     if (!message) break;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -16,6 +17,12 @@
 // Samples as the scripted engine understands them: "1.0" is a second of silence, "w12:0.5" the word w12 for 0.5 s, with
 // blanks between.
 std::vector<float> signal(const std::string& script);
+
+// By how much longer than usual things may take here: $WHISPERXDNA2_SLOWNESS, for sanitizers and memcheck.
+int slowness();
+
+// Waits up to 5 s, where nothing is slow.
+void eventually(const std::function<bool()>& condition);
 
 class Bench {
  public:
@@ -51,7 +58,7 @@ class Bench {
   // The same without what comes before the first gap or text, without tags.
   std::string text();
   void clear_log();
-  // Waits for an entry that begins with `prefix`; false after 5 s.
+  // Waits for an entry that begins with `prefix`; false after 5 s (see slowness()).
   bool wait(const std::string& prefix, int times = 1);
 
   // Bus messages until one of `type` (with the given structure name, if any); nullptr after 5 s.

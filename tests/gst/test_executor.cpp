@@ -6,11 +6,6 @@
 
 static const char kType[] = "gst.whisperxdna2.device";
 
-static void eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 500 && !condition(); ++i) g_usleep(10000);
-  fail_unless(condition());
-}
-
 static guint64 count(GstElement* element, const char* name) {
   GstStructure* stats;
   guint64 value = 0;

@@ -26,7 +26,7 @@ MODEL = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.
 
 
 def skip(reason):
-    print('skipped:', reason, '(tools/install-deps live)')
+    print('skipped:', reason, '(tools/install-deps pipelines)')
     sys.exit(SKIP)
 
 
