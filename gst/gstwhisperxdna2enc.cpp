@@ -534,6 +534,8 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * How many texts the decoder follows at once before it takes the likeliest;
    * 1 is greedy decoding.
    *
+   * Default: 1
+   *
    * Since: 0.1
    */
   properties[PROP_BEAM_SIZE] = g_param_spec_uint ("beam-size", "Beam size",
