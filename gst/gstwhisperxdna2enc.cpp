@@ -534,7 +534,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * How many texts the decoder follows at once before it takes the likeliest;
    * 1 is greedy decoding.
    *
-   * Default: 1
+   * Default: 5
    *
    * Since: 0.1
    */
