@@ -84,7 +84,8 @@ OverlayFile load_overlay() {
   if (!file.variant) foreign(file.path, std::to_string(columns) + " columns");
   const std::string identity = identity_of(file.xclbin), wanted = overlay::identity(*file.variant);
   if (identity != wanted) {
-    foreign(file.path, (identity.empty() ? "it does not say which" : "it is \"" + identity + "\"") + ", wanted is \"" + wanted + '"');
+    foreign(file.path, (identity.empty() ? "it does not say which" : "it is \"" + identity + "\"") + ", wanted is \"" +
+                           wanted + '"');
   }
   return file;
 }

@@ -160,7 +160,8 @@ size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& m
       npu::Buffer a, w, c;
     };
     const auto buffers = std::make_shared<Buffers>();
-    const size_t a_size = static_cast<size_t>(shape.m) * shape.k_bytes, c_size = static_cast<size_t>(shape.m) * shape.n * shape.planes;
+    const size_t a_size = static_cast<size_t>(shape.m) * shape.k_bytes;
+    const size_t c_size = static_cast<size_t>(shape.m) * shape.n * shape.planes;
     buffers->a = device->make_buffer(a_size);
     buffers->w = device->make_buffer(plan.weights_size);
     buffers->c = device->make_buffer(c_size);
@@ -195,8 +196,8 @@ size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& m
   }
   const double n = std::size(products), slope = (n * sum_xy - sum_x * sum_y) / (n * sum_xx - sum_x * sum_x);
   const npu::CostModel& model_cost = device->variant().columns == 1 ? npu::kGemm1Cost : npu::kGemm8Cost;
-  printf("times     %.0f us a dispatch and %.3f us per MMAC (the plan assumes %.0f and %.3f)\n", (sum_y - slope * sum_x) / n, slope,
-         model_cost.fixed_us, model_cost.us_per_mmac);
+  printf("times     %.0f us a dispatch and %.3f us per MMAC (the plan assumes %.0f and %.3f)\n",
+         (sum_y - slope * sum_x) / n, slope, model_cost.fixed_us, model_cost.us_per_mmac);
   printf("syncs     %.0f us per MB to the NPU, %.0f back\n", median(there), median(back));
   return wrong;
 }

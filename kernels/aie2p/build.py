@@ -68,7 +68,9 @@ def find_tools(any_version):
         raise Failure("mlir_aie is installed and has no Python module aie: install it again")
     parents = pathlib.Path(spec.origin).resolve().parents
     mlir_aie = next((parent for parent in parents if parent.name == "mlir_aie"), parents[0])
-    peano = pathlib.Path(os.environ.get("PEANO_INSTALL_DIR") or importlib.metadata.distribution("llvm-aie").locate_file("llvm-aie"))
+    peano = pathlib.Path(
+        os.environ.get("PEANO_INSTALL_DIR") or importlib.metadata.distribution("llvm-aie").locate_file("llvm-aie")
+    )
     tools = {"aiecc": mlir_aie / "bin/aiecc", "clang": peano / "bin/clang++"}
     for name, path in tools.items():
         if not path.exists():
@@ -115,7 +117,9 @@ def check_module(module, d, variant):
     channels = shim_channels(module)
     for prefix, key in (("A_L3L2", "a_channels"), ("B_L3L2", "b_channels"), ("C_L2L3", "c_channels")):
         for number, expected in enumerate(variant[key]):
-            given = next((c for name, c in channels.items() if re.fullmatch(f"{prefix}_{number}(_shim_alloc)?", name)), None)
+            given = next(
+                (c for name, c in channels.items() if re.fullmatch(f"{prefix}_{number}(_shim_alloc)?", name)), None
+            )
             if given != expected:
                 problems.append(f"{prefix}_{number} is on shim channel {given}, and the host's streams use {expected}")
     buffers = re.findall(r"aie\.buffer\((%\w+)\)\s*\{([^}]*)\}", module)
@@ -125,7 +129,9 @@ def check_module(module, d, variant):
     for attributes, address in addresses:
         name = re.search(r'sym_name = "([^"]*)"', attributes)
         if address and int(address[1]) % resources.ALIGNMENT:
-            problems.append(f"buffer {name[1] if name else '?'} lies at {address[1]}, no multiple of {resources.ALIGNMENT}")
+            problems.append(
+                f"buffer {name[1] if name else '?'} lies at {address[1]}, no multiple of {resources.ALIGNMENT}"
+            )
     controllers = {int(x) for x in re.findall(r"controller_id = #aie\.packet_info<[^>]*pkt_id = (\d+)", module)}
     if controllers - {d["controller"]}:
         problems.append(f"controller ids are {sorted(controllers)}, and the host's streams use {d['controller']}")
@@ -167,7 +173,9 @@ def build(d, variant, tools, arguments):
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     compile_programs(tools, work, arguments)
-    digest = hashlib.sha256(json.dumps([variant["identity"], tools["versions"], arguments.optimization, arguments.gelu]).encode())
+    digest = hashlib.sha256(
+        json.dumps([variant["identity"], tools["versions"], arguments.optimization, arguments.gelu]).encode()
+    )
     digest.update(module.encode())
     for program in PROGRAMS:
         digest.update((work / f"{program}.o").read_bytes())
@@ -175,19 +183,32 @@ def build(d, variant, tools, arguments):
     # The allocator that knows of banks cannot place 8704 bytes beside a full bank of 16 KB.
     run(
         [tools["aiecc"], f"--peano={tools['peano']}", "--alloc-scheme=basic-sequential", "--tmpdir=project"]
-        + ["--get-xclbin", "--xclbin-name=plain.xclbin", "--get-npu-insts", "--npu-insts-name=sequence.bin", f"{name}.mlir"],
+        + [
+            "--get-xclbin",
+            "--xclbin-name=plain.xclbin",
+            "--get-npu-insts",
+            "--npu-insts-name=sequence.bin",
+            f"{name}.mlir",
+        ],
         cwd=work,
     )
-    lowered = [path for path in (work / "project").rglob("*.mlir") if "shim_dma_allocation" in path.read_text(encoding="utf-8")]
+    lowered = [
+        path for path in (work / "project").rglob("*.mlir") if "shim_dma_allocation" in path.read_text(encoding="utf-8")
+    ]
     if not lowered:
-        raise Failure(f"the compiler left no lowered module in {work / 'project'}: channels and addresses cannot be checked")
+        raise Failure(
+            f"the compiler left no lowered module in {work / 'project'}: channels and addresses cannot be checked"
+        )
     newest = max(lowered, key=lambda path: path.stat().st_mtime).read_text(encoding="utf-8")
     problems = check_module(newest, d, variant) + check_programs(work)
     if problems:
         raise Failure(f"the compiled {name} is not what the host expects:\n  " + "\n  ".join(problems))
     # The host refuses a file whose identity is not its own (npu/overlay_file.cpp).
     identity = f"USER:{d['identity_key']}:{variant['identity']}"
-    run(["xclbinutil", "--input", "plain.xclbin", "--key-value", identity, "--output", f"{name}.xclbin", "--force"], cwd=work)
+    run(
+        ["xclbinutil", "--input", "plain.xclbin", "--key-value", identity, "--output", f"{name}.xclbin", "--force"],
+        cwd=work,
+    )
     digest.update((work / "sequence.bin").read_bytes())
     final = arguments.output / f"{name}-{digest.hexdigest()[:12]}"
     shutil.rmtree(final, ignore_errors=True)
@@ -200,7 +221,9 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "build" / "overlay")
     parser.add_argument("--variant", choices=("gemm8", "gemm1"), help="only this one")
     parser.add_argument("--gelu", choices=GELUS, default="hinges", help="see gemm_gelu.cpp")
-    parser.add_argument("-O", dest="optimization", default="2", choices=("1", "2", "s"), help="1 if 2 gives wrong numbers")
+    parser.add_argument(
+        "-O", dest="optimization", default="2", choices=("1", "2", "s"), help="1 if 2 gives wrong numbers"
+    )
     parser.add_argument("--any-version", action="store_true", help="take the tools that there are")
     arguments = parser.parse_args()
     try:

@@ -13,8 +13,8 @@ namespace {
 const Variant* const kVariants[] = {&kGemm8, &kGemm1};
 
 std::string json(const Channel& channel) {
-  return "[" + std::to_string(channel.column) + ", \"" + (channel.direction == Direction::kMm2s ? "MM2S" : "S2MM") + "\", " +
-         std::to_string(channel.index) + "]";
+  return "[" + std::to_string(channel.column) + ", \"" + (channel.direction == Direction::kMm2s ? "MM2S" : "S2MM") +
+         "\", " + std::to_string(channel.index) + "]";
 }
 
 // [f(0), f(1), ...]
@@ -58,13 +58,31 @@ int main(int count, char** arguments) {
   const struct {
     const char* name;
     int value;
-  } numbers[] = {{"core_rows", kCoreRows}, {"tile_m", kTileM}, {"tile_k", kTileK}, {"tile_n", kTileN}, {"block", kBlock},
-                 {"row_block", kRowBlock}, {"a_share", kAObject}, {"b_object", kBObject}, {"c_segment", kCSegment},
-                 {"c_object", kCObject}, {"tail", kTail}, {"depth", kDepth}, {"core_c_depth", kCoreCDepth},
-                 {"rest_at", tail::kRestAt}, {"more_at", tail::kMoreAt}, {"core_memory", kCoreMemory},
-                 {"core_stack", kCoreStack}, {"core_tables", kCoreTables}, {"shim_bds", kShimBds},
-                 {"queue_depth", kQueueDepth}, {"max_bd_size", kMaxBdSize}, {"max_bd_step", kMaxBdStep},
-                 {"max_iterations", kMaxIterations}, {"max_repeat", kMaxRepeat}, {"tasks_per_operand", kTasksPerOperand},
+  } numbers[] = {{"core_rows", kCoreRows},
+                 {"tile_m", kTileM},
+                 {"tile_k", kTileK},
+                 {"tile_n", kTileN},
+                 {"block", kBlock},
+                 {"row_block", kRowBlock},
+                 {"a_share", kAObject},
+                 {"b_object", kBObject},
+                 {"c_segment", kCSegment},
+                 {"c_object", kCObject},
+                 {"tail", kTail},
+                 {"depth", kDepth},
+                 {"core_c_depth", kCoreCDepth},
+                 {"rest_at", tail::kRestAt},
+                 {"more_at", tail::kMoreAt},
+                 {"core_memory", kCoreMemory},
+                 {"core_stack", kCoreStack},
+                 {"core_tables", kCoreTables},
+                 {"shim_bds", kShimBds},
+                 {"queue_depth", kQueueDepth},
+                 {"max_bd_size", kMaxBdSize},
+                 {"max_bd_step", kMaxBdStep},
+                 {"max_iterations", kMaxIterations},
+                 {"max_repeat", kMaxRepeat},
+                 {"tasks_per_operand", kTasksPerOperand},
                  {"buffer_arguments", kBufferArguments}};
   for (const auto& number : numbers) std::printf(" \"%s\": %d,\n", number.name, number.value);
   std::printf(" \"controller\": %u}\n", kController);

@@ -156,7 +156,9 @@ def design(d, variant):
             group = TaskGroup()
             for stream, handle in enumerate(a_handles):
                 offset = (row_block * d["row_block"] + stream * a_rows) * k
-                tap = TensorAccessPattern((m * k,), offset, [blocks, steps, a_rows, d["tile_k"]], [0, d["tile_k"], k, 1])
+                tap = TensorAccessPattern(
+                    (m * k,), offset, [blocks, steps, a_rows, d["tile_k"]], [0, d["tile_k"], k, 1]
+                )
                 handle.fill(a, tap=tap, group=group)
             for column, handle in enumerate(b_handles):
                 # An object is four runs: one would be longer than a descriptor's inner dimension.
@@ -183,7 +185,10 @@ def design(d, variant):
             int8s(m * pitch),
             # The compiler gives the kernel as many arguments as there are here; the host's streams use more than this one.
             *[int8s(m * pitch)] * (d["buffer_arguments"] - 3),
-            [fifo.prod(tile=Tile(column, SHIM_ROW)) for fifo, (column, _, _) in zip(a_to_memtile, variant["a_channels"])],
+            [
+                fifo.prod(tile=Tile(column, SHIM_ROW))
+                for fifo, (column, _, _) in zip(a_to_memtile, variant["a_channels"])
+            ],
             [fifo.prod(tile=Tile(column, SHIM_ROW)) for column, fifo in enumerate(b_to_memtile)],
             [fifo.cons(tile=Tile(column, SHIM_ROW)) for column, fifo in enumerate(c_to_host)],
         ],

@@ -1,10 +1,10 @@
 // GELU, three ways with the same numbers. WHISPERXDNA2_GELU chooses:
 //
-//   1  hinges  the piecewise linear table as a sum of hinges, slope change * max(p, knot): vector instructions only, about
-//              5 cycles a hinge and block. The default.
+//   1  hinges  the piecewise linear table as a sum of hinges, slope change * max(p, knot): vector instructions only,
+//              about 5 cycles a hinge and block. The default.
 //   2  lookup  aie::linear_approx: about 8 cycles for 16 values. Its tables must lie in different banks, which the
-//              allocator does not know of (Xilinx/mlir-aie issue 3737), and repeat every 256 bits on AIE2P, not every 128
-//              as on AIE2 (pull request 2189).
+//              allocator does not know of (Xilinx/mlir-aie issue 3737), and repeat every 256 bits on AIE2P, not every
+//              128 as on AIE2 (pull request 2189).
 //   3  scalar  for bringing a core up: nothing can go wrong but the time.
 #include <aie_api/aie.hpp>
 

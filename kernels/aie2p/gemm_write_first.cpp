@@ -5,8 +5,8 @@
 using namespace whisperxdna2;
 using namespace whisperxdna2::aie2p;
 
-// A plane's upper part is (y - lower) / 256 or / 128, which is exact: no rounding mode can change it. Saturation makes int8
-// of wider values where the output is one plane.
+// A plane's upper part is (y - lower) / 256 or / 128, which is exact: no rounding mode can change it. Saturation makes
+// int8 of wider values where the output is one plane.
 void gemm_write_first(int32_t* sums, const int32_t* parameters, int8_t* __restrict c) {
   aie::set_saturation(aie::saturation_mode::saturate);
   const int32_t mode = parameters[kMode];

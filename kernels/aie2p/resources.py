@@ -106,7 +106,13 @@ def from_description(d, variant):
         names = []
         for row in range(rows):
             fifos.append(
-                Fifo(f"C_L1L2_{column}_{row}", d["c_segment"], (column, CORE_ROW + row), [memtile], source_depth=d["core_c_depth"])
+                Fifo(
+                    f"C_L1L2_{column}_{row}",
+                    d["c_segment"],
+                    (column, CORE_ROW + row),
+                    [memtile],
+                    source_depth=d["core_c_depth"],
+                )
             )
             names.append(fifos[-1].name)
         fifos.append(Fifo(f"C_L2L3_{column}", d["c_object"], memtile, [(column, 0)], d["c_walk"]))
@@ -222,14 +228,21 @@ def check_memtile(report, graph, tile):
     for link in links:
         for side in (link.inputs, link.outputs):
             sizes = [graph.fifo(fifo).size for fifo in side]
-            report.require(sum(sizes) == link.size, f"{name}: the fifos {', '.join(side)} do not tile their buffer: data would vanish")
+            report.require(
+                sum(sizes) == link.size,
+                f"{name}: the fifos {', '.join(side)} do not tile their buffer: data would vanish",
+            )
 
 
 def check_shim(report, graph, tile):
     _, _, inputs, outputs, *_ = LIMITS["shim"]
     name = name_of(tile)
-    report.limit(f"{name} channels to the array", sum(f.source == tile for f in graph.fifos), outputs, "Use another column.")
-    report.limit(f"{name} channels from the array", sum(tile in f.targets for f in graph.fifos), inputs, "Use another column.")
+    report.limit(
+        f"{name} channels to the array", sum(f.source == tile for f in graph.fifos), outputs, "Use another column."
+    )
+    report.limit(
+        f"{name} channels from the array", sum(tile in f.targets for f in graph.fifos), inputs, "Use another column."
+    )
 
 
 def check_streams(report, graph):
@@ -248,7 +261,9 @@ def check_streams(report, graph):
         for step in steps:
             used[step] = used.get(step, 0) + 1
     for (column, row, direction), count in sorted(used.items()):
-        report.limit(f"{name_of((column, row))} streams {direction}", count, STREAMS[direction], "Move a fifo to another column.")
+        report.limit(
+            f"{name_of((column, row))} streams {direction}", count, STREAMS[direction], "Move a fifo to another column."
+        )
 
 
 def words(walk):
@@ -270,8 +285,12 @@ def check_walks(report, graph):
             continue
         name = name_of(fifo.source)
         report.limit(f"{name} dimensions of a walk", len(dimensions), most_dimensions, f"{fifo.name} has {dimensions}.")
-        report.limit(f"{name} largest size in a walk", max(s for s, _ in dimensions), most_size, f"{fifo.name}: {dimensions}.")
-        report.limit(f"{name} largest step in a walk", max(s for _, s in dimensions), most_step, f"{fifo.name}: {dimensions}.")
+        report.limit(
+            f"{name} largest size in a walk", max(s for s, _ in dimensions), most_size, f"{fifo.name}: {dimensions}."
+        )
+        report.limit(
+            f"{name} largest step in a walk", max(s for _, s in dimensions), most_step, f"{fifo.name}: {dimensions}."
+        )
         total = 1
         for size, _ in fifo.walk:
             total *= size
@@ -316,13 +335,19 @@ def check_shape(report, d, variant, m, k_bytes, n, planes):
 
 def check_tasks(report, d):
     """The host issues a product in groups of at most this many tasks an operand, each with a descriptor of its own."""
-    report.limit("shim tasks in a queue", d["tasks_per_operand"], d["queue_depth"], "A fifth is dropped without a word.")
-    report.limit("shim live descriptors", 3 * d["tasks_per_operand"], LIMITS["shim"][0], "Use fewer tasks a group.", "A, B and C")
+    report.limit(
+        "shim tasks in a queue", d["tasks_per_operand"], d["queue_depth"], "A fifth is dropped without a word."
+    )
+    report.limit(
+        "shim live descriptors", 3 * d["tasks_per_operand"], LIMITS["shim"][0], "Use fewer tasks a group.", "A, B and C"
+    )
 
 
 def check_program(report):
     total = sum(PROGRAM_ESTIMATE.values())
-    report.limit("core program, estimated", total, CORE_PROGRAM, "Build with -Os or fewer unrolled loops.", "not measured")
+    report.limit(
+        "core program, estimated", total, CORE_PROGRAM, "Build with -Os or fewer unrolled loops.", "not measured"
+    )
 
 
 def model_shapes():

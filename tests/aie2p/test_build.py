@@ -37,7 +37,9 @@ def lowered(variant, new_form=True):
 
 def elf(*sections):
     """A 32-bit ELF with sections (flags, size)."""
-    header = b"\x7fELF\x01\x01" + bytes(26) + struct.pack("<I", 52) + bytes(10) + struct.pack("<HHH", 40, len(sections), 0)
+    header = (
+        b"\x7fELF\x01\x01" + bytes(26) + struct.pack("<I", 52) + bytes(10) + struct.pack("<HHH", 40, len(sections), 0)
+    )
     return header + b"".join(struct.pack("<10I", 0, 1, flags, 0, 0, size, 0, 0, 0, 0) for flags, size in sections)
 
 
@@ -51,7 +53,11 @@ class Checks(unittest.TestCase):
         variant = VARIANTS["gemm8"]
         good = lowered(variant)
         for old, new, sentence in (
-            ("%shim_noc_tile_4_0, MM2S, 1", "%shim_noc_tile_4_0, MM2S, 0", "B_L3L2_4 is on shim channel [4, 'MM2S', 0]"),
+            (
+                "%shim_noc_tile_4_0, MM2S, 1",
+                "%shim_noc_tile_4_0, MM2S, 0",
+                "B_L3L2_4 is on shim channel [4, 'MM2S', 0]",
+            ),
             ("@C_L2L3_7_shim_alloc", "@other", "C_L2L3_7 is on shim channel None"),
             ("address = 4096", "address = 4128", "buffer sums_0_2 lies at 4128, no multiple of 64"),
             ("aie.buffer", "aie.nothing", "no buffers with addresses"),
@@ -81,13 +87,17 @@ class Builds(unittest.TestCase):
         self.elf.write_bytes(elf((6, 9000)))
         self.script(self.site / "llvm-aie/bin/clang++", 'while [ "$1" != -o ]; do shift; done; echo object > "$2"')
         copy = f"mkdir project && cp {self.module} project/main.mlir && cp {self.elf} project/core_0_2.elf"
-        self.script(self.site / "mlir_aie/bin/aiecc", f"ls gemm_step.o >/dev/null && {copy} && touch plain.xclbin sequence.bin")
+        self.script(
+            self.site / "mlir_aie/bin/aiecc", f"ls gemm_step.o >/dev/null && {copy} && touch plain.xclbin sequence.bin"
+        )
         self.script(self.bin / "xclbinutil", 'echo "$4" > "$6"')
 
     def install(self, package, version):
         folder = self.site / f"{package.replace('-', '_')}.dist-info"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n", encoding="utf-8")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n", encoding="utf-8"
+        )
 
     @staticmethod
     def script(path, body):

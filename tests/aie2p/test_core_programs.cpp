@@ -1,5 +1,5 @@
-// The core programs, executed by a stand-in of aie_api, against kernels/arithmetic.h bit for bit; and the stand-in itself
-// against exact arithmetic.
+// The core programs, executed by a stand-in of aie_api, against kernels/arithmetic.h bit for bit; and the stand-in
+// itself against exact arithmetic.
 #include <check.h>
 #include <signal.h>
 
@@ -126,12 +126,18 @@ START_TEST(every_rounding_mode_rounds_as_named) {
     if (mode == rounding_mode::ceil) return floor + 1;
     if (rest != 0.5) return floor + (rest > 0.5);
     switch (mode) {
-      case rounding_mode::positive_inf: return floor + 1;
-      case rounding_mode::negative_inf: return floor;
-      case rounding_mode::symmetric_inf: return floor + (value > 0);
-      case rounding_mode::symmetric_zero: return floor + (value < 0);
-      case rounding_mode::conv_even: return floor + !even;
-      default: return floor + even;
+      case rounding_mode::positive_inf:
+        return floor + 1;
+      case rounding_mode::negative_inf:
+        return floor;
+      case rounding_mode::symmetric_inf:
+        return floor + (value > 0);
+      case rounding_mode::symmetric_zero:
+        return floor + (value < 0);
+      case rounding_mode::conv_even:
+        return floor + !even;
+      default:
+        return floor + even;
     }
   };
   power_up();
@@ -200,9 +206,10 @@ START_TEST(step_equals_the_plain_product) {
     const std::vector<int32_t> before(core.sums, core.sums + kM * kN);
     core.fill_random();
     core.step(0);
-    ck_assert_int_eq(wrong_sums(core, [&](int row, int n) {
-      return before[static_cast<size_t>(Core::at(row, n))] + product(core, row, n);
-    }), 0);
+    ck_assert_int_eq(
+        wrong_sums(core, [&](int row,
+                             int n) { return before[static_cast<size_t>(Core::at(row, n))] + product(core, row, n); }),
+        0);
   }
   ck_assert(!aie::host::registers.wrapped);
 }
@@ -276,9 +283,12 @@ START_TEST(planes_of_14_bits_give_the_16_bit_product) {
       core.step((plane == 0 && s == 0 ? tail::kStart : 0) | (plane == 1 && s == 0 ? tail::kShift7 : 0));
     }
   }
-  ck_assert_int_eq(wrong_sums(core, [&](int row, int n) {
-    return dot(&x[static_cast<size_t>(row) * kSteps * kK], &w[static_cast<size_t>(n) * kSteps * kK], kSteps * kK);
-  }), 0);
+  ck_assert_int_eq(wrong_sums(core,
+                              [&](int row, int n) {
+                                return dot(&x[static_cast<size_t>(row) * kSteps * kK],
+                                           &w[static_cast<size_t>(n) * kSteps * kK], kSteps * kK);
+                              }),
+                   0);
   ck_assert(!aie::host::registers.wrapped);
 }
 END_TEST
@@ -369,7 +379,8 @@ END_TEST
 
 START_TEST(gelu_of_every_input_is_the_definitions_in_all_three_ways) {
   Core core;
-  std::vector<GeluScale> scales{{20000, 16, 12000, 14, 2}, {32767, 0, 32767, 0, 0}, {0, 0, 0, 0, 30}, {32767, 30, 1, 14, 16}};
+  std::vector<GeluScale> scales{
+      {20000, 16, 12000, 14, 2}, {32767, 0, 32767, 0, 0}, {0, 0, 0, 0, 30}, {32767, 30, 1, 14, 16}};
   for (int i = 0; i < 12; ++i) {
     const int t = random_int(0, 14);
     scales.push_back({random_int(0, 32767), random_int(0, 18), random_int(0, 32767), t, random_int(0, 30 - t)});
@@ -397,8 +408,8 @@ START_TEST(gelu_of_every_input_is_the_definitions_in_all_three_ways) {
         ++way;
       }
     }
-    ck_assert_msg(wrong[0] == 0 && wrong[1] == 0 && wrong[2] == 0, "c %d s %d d %d t %d out %d: %d, %d, %d wrong", g.c, g.s,
-                  g.d, g.t, g.out_shift, wrong[0], wrong[1], wrong[2]);
+    ck_assert_msg(wrong[0] == 0 && wrong[1] == 0 && wrong[2] == 0, "c %d s %d d %d t %d out %d: %d, %d, %d wrong", g.c,
+                  g.s, g.d, g.t, g.out_shift, wrong[0], wrong[1], wrong[2]);
   }
   ck_assert(!aie::host::registers.wrapped);
 }
@@ -410,7 +421,8 @@ START_TEST(gelu_leaves_other_modes_alone) {
   const std::vector<int32_t> before(core.sums, core.sums + kM * kN);
   for (const OutputMode mode : {OutputMode::kInt8, OutputMode::kInt16}) {
     core.parameters[aie2p::kMode] = static_cast<int32_t>(mode);
-    for (auto* const program : {gemm_gelu_hinges, gemm_gelu_lookup, gemm_gelu_scalar}) program(core.sums, core.parameters);
+    for (auto* const program : {gemm_gelu_hinges, gemm_gelu_lookup, gemm_gelu_scalar})
+      program(core.sums, core.parameters);
   }
   ck_assert(std::equal(before.begin(), before.end(), core.sums));
 }

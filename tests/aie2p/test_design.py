@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The overlay's design without the tools that compile it: what it asks IRON for, recorded, against the description in
 kernels/overlay.h; what that takes of the array; the limits that would be passed; and the design executed, with the core
-programs as its kernels. Arguments: the program that prints the description, the source root, a library of the core programs."""
+programs as its kernels. Arguments: the program that prints the description, the source root, a library of the core programs.
+"""
 
 import collections
 import copy
@@ -144,7 +145,9 @@ class Design(unittest.TestCase):
         for _, program in self.each():
             for rest, more in ((0, 0), (3, 1), (31, 1)):
                 worker = program.workers[-1]
-                parameters = next(b for b in worker.fn_args if isinstance(b, iron.Buffer) and b.name.startswith("parameters"))
+                parameters = next(
+                    b for b in worker.fn_args if isinstance(b, iron.Buffer) and b.name.startswith("parameters")
+                )
                 parameters.memory = {DESCRIPTION["rest_at"] // 4: rest, DESCRIPTION["more_at"] // 4: more}
                 iron.Kernel.calls.clear()
                 worker.core_fn(*worker.fn_args)
@@ -160,7 +163,9 @@ class Design(unittest.TestCase):
         header = (ROOT / "kernels/aie2p/core.h").read_text(encoding="utf-8")
         for kernel in gemm.kernels(DESCRIPTION):
             declaration = header[header.index(f"void {kernel.name}(") :].split(";")[0]
-            declared = [part.split("*")[0].replace("const", "").split()[-1] for part in declaration.split("(")[1].split(",")]
+            declared = [
+                part.split("*")[0].replace("const", "").split()[-1] for part in declaration.split("(")[1].split(",")
+            ]
             given = [argument.__args__[1].__args__[0].__name__ + "_t" for argument in kernel.arg_types]
             self.assertEqual(given, declared, kernel.name)
             self.assertEqual(kernel.object_file_name, f"{kernel.name}.o")
@@ -226,7 +231,9 @@ class Executed:
         """What the joined fifo sends on: of each object all segments, each walked."""
         link = next(link for link in self.program.links if link.outputs[0].name == name)
         parts = [self.written.pop(fifo.name) for fifo in link.inputs]
-        return np.concatenate([walked(segment, link.outputs[0].dims_to_stream) for object_ in zip(*parts) for segment in object_])
+        return np.concatenate(
+            [walked(segment, link.outputs[0].dims_to_stream) for object_ in zip(*parts) for segment in object_]
+        )
 
     def run(self, a, w, c):
         tensors = {"A": a, "B": w, "C": c}
@@ -237,7 +244,9 @@ class Executed:
                 if handle.fifo.name[0] == "C":
                     for worker in self.program.workers:
                         if worker.tile.col == handle.tile.col:
-                            inputs = [h for h in worker.fn_args if isinstance(h, iron.Handle) and h is not h.fifo.producer]
+                            inputs = [
+                                h for h in worker.fn_args if isinstance(h, iron.Handle) and h is not h.fifo.producer
+                            ]
                             while self.waiting[inputs[0].fifo.name, worker.tile]:
                                 worker.core_fn(*worker.fn_args)
                             assert not self.waiting[inputs[1].fifo.name, worker.tile]
@@ -273,7 +282,11 @@ class Execution(unittest.TestCase):
                         part = weights[first : first + 64, step * 128 : step * 128 + 128]
                         packed.append(part.reshape(8, 8, 16, 8).transpose(0, 2, 3, 1).tobytes())
                         head = np.array([0x57585032, step == 0, steps - 1, 1, s1, s2, 1] + [0] * 9, np.int32)
-                        tail = head.tobytes() + bias[first : first + 64].tobytes() + multiplier[first : first + 64].tobytes()
+                        tail = (
+                            head.tobytes()
+                            + bias[first : first + 64].tobytes()
+                            + multiplier[first : first + 64].tobytes()
+                        )
                         packed.append(tail + bytes(512 - len(tail)))
             w = np.frombuffer(b"".join(packed), np.int8)
             c = np.zeros(m * n * 2, np.int8)

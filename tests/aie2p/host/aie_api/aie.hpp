@@ -1,9 +1,10 @@
-// A stand-in for the part of Xilinx/aie_api that the core programs (kernels/aie2p/) use, for the host: the same names, and the
-// results that an AIE2P core gives. What is written here was read in that library's headers for architecture 21
-// (include/aie_api/aie.hpp, detail/aie2p/), nothing was copied. It is stricter than silicon: what hardware does without a
-// word (a truncated address, an ignored shift) ends the program with a sentence.
+// A stand-in for the part of Xilinx/aie_api that the core programs (kernels/aie2p/) use, for the host: the same names,
+// and the results that an AIE2P core gives. What is written here was read in that library's headers for architecture 21
+// (include/aie_api/aie.hpp, detail/aie2p/), nothing was copied. It is stricter than silicon: what hardware does without
+// a word (a truncated address, an ignored shift) ends the program with a sentence.
 //
-// Rounding and saturation are registers, as in a core: `floor` and `none` until a program sets them. One core per thread.
+// Rounding and saturation are registers, as in a core: `floor` and `none` until a program sets them. One core per
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,16 @@ struct accauto {};  // for int8 products: 32 bits
 
 namespace aie {
 
-enum class rounding_mode { floor, ceil, positive_inf, negative_inf, symmetric_inf, symmetric_zero, conv_even, conv_odd };
+enum class rounding_mode {
+  floor,
+  ceil,
+  positive_inf,
+  negative_inf,
+  symmetric_inf,
+  symmetric_zero,
+  conv_even,
+  conv_odd
+};
 enum class saturation_mode { none, saturate, symmetric };
 
 constexpr unsigned vector_decl_align = 64;
@@ -58,14 +68,22 @@ inline int64_t rounded(int64_t value, int shift) {
   const int64_t half = int64_t{1} << (shift - 1);
   const bool tie = rest == half;
   switch (registers.rounding) {
-    case rounding_mode::floor: return floor;
-    case rounding_mode::ceil: return floor + (rest != 0);
-    case rounding_mode::positive_inf: return floor + (rest >= half);
-    case rounding_mode::negative_inf: return floor + (rest > half);
-    case rounding_mode::symmetric_inf: return floor + (tie ? value > 0 : rest > half);
-    case rounding_mode::symmetric_zero: return floor + (tie ? value < 0 : rest > half);
-    case rounding_mode::conv_even: return floor + (tie ? floor & 1 : rest > half);
-    case rounding_mode::conv_odd: return floor + (tie ? !(floor & 1) : rest > half);
+    case rounding_mode::floor:
+      return floor;
+    case rounding_mode::ceil:
+      return floor + (rest != 0);
+    case rounding_mode::positive_inf:
+      return floor + (rest >= half);
+    case rounding_mode::negative_inf:
+      return floor + (rest > half);
+    case rounding_mode::symmetric_inf:
+      return floor + (tie ? value > 0 : rest > half);
+    case rounding_mode::symmetric_zero:
+      return floor + (tie ? value < 0 : rest > half);
+    case rounding_mode::conv_even:
+      return floor + (tie ? floor & 1 : rest > half);
+    case rounding_mode::conv_odd:
+      return floor + (tie ? !(floor & 1) : rest > half);
   }
   stop("no such rounding mode");
 }
@@ -202,7 +220,8 @@ struct accum {
   template <typename T>
   explicit accum(const vector<T, Lanes>& v, int shift = 0) {
     // detail/aie2p/accum.hpp, get_ups()
-    host::require(sizeof(T) < sizeof(element) || shift == 0, "an up-shift of lanes as wide as the accumulator's, which is ignored");
+    host::require(sizeof(T) < sizeof(element) || shift == 0,
+                  "an up-shift of lanes as wide as the accumulator's, which is ignored");
     for (unsigned i = 0; i < Lanes; ++i) {
       lane[i] = static_cast<element>(static_cast<std::make_unsigned_t<element>>(v.lane[i]) << shift);
     }
@@ -324,8 +343,8 @@ struct lut {
 template <typename T, typename Lut>
 class linear_approx;
 
-// slope * (input mod 2^step) + (offset << shift), with the pair at input >> step, at most the last. The remainder's bits are
-// cleared before the shift that makes the index (detail/aie2/linear_approx.hpp), so rounding does not matter.
+// slope * (input mod 2^step) + (offset << shift), with the pair at input >> step, at most the last. The remainder's
+// bits are cleared before the shift that makes the index (detail/aie2/linear_approx.hpp), so rounding does not matter.
 template <>
 class linear_approx<int16_t, lut<4, int16_t, int16_t>> {
  public:

@@ -113,7 +113,9 @@ class Handle:
 
 
 class Buffer:
-    def __init__(self, type=None, initial_value=None, name=None, tile=None, use_write_rtp=False, address=None, memory=None):
+    def __init__(
+        self, type=None, initial_value=None, name=None, tile=None, use_write_rtp=False, address=None, memory=None
+    ):
         self.type, self.name, self.tile, self.memory = type, name, tile, memory
 
     def __getitem__(self, index):
