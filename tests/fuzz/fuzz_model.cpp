@@ -123,7 +123,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto model = build_model(std::move(checkpoint), directory.path());
     pages = model->encoder_pages->bytes() + model->decoder_pages->bytes();
     model->hold_encoder_weights().reset();
-    model->hold_encoder_weights().reset();
+    model->hold_decoder_weights().reset();
   } catch (const Error& error) {
     if (!*error.what()) std::abort();
   }

@@ -157,7 +157,7 @@ class FetchModel(unittest.TestCase):
 
     def run_program(self, *arguments, **options):
         return subprocess.run(self.command(*arguments), env=self.environment, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=60, **options)
+                              capture_output=True, text=True, timeout=200, **options)
 
     def expect_model(self, result):
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -325,8 +325,8 @@ class FetchModel(unittest.TestCase):
         self.assertIn('waiting for another fetch-model', second.stderr.readline())
         self.server.trouble.clear()
         first.send_signal(signal.SIGINT)
-        first.wait(timeout=10)
-        _, errors = second.communicate(timeout=20)
+        first.wait(timeout=60)
+        _, errors = second.communicate(timeout=60)
         self.assertEqual(second.returncode, 0, errors)
         self.expect_only('base')
 

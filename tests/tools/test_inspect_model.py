@@ -2,7 +2,7 @@
 """whisperxdna2-inspect-model on the generated models, and on models of every published size.
 
 Those are safetensors files of zeros with the published numbers of layers, mel bands and tokens, sparse on disk. By
-default they are 64 channels wide; with the argument `real` they have the published width, up to large's 3 GB of memory.
+default they are 64 channels wide; with the argument `real` they have the published width, up to large's 3 GB.
 """
 import json
 import math
@@ -109,7 +109,7 @@ class InspectModel(unittest.TestCase):
                           report['memory'])
         for got, want in zip(memory.groups(), sizes.values()):
             self.assertAlmostEqual(float(got), want / 2**20, delta=0.11)
-        self.assertGreater(float(memory[3]), sum(sizes.values()) / 2**20)
+        self.assertLess(float(memory[3]), sum(sizes.values()) / 2**20 + 64)
 
     def test_every_size(self):
         for name, (width, *rest) in SIZES.items():
