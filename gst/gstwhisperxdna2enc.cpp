@@ -35,9 +35,16 @@
  * confidence and times of their own; every change of language as
  * `whisperxdna2enc/language`.
  *
- * Nothing is dropped when processing cannot keep up: the element blocks its
- * upstream, and posts a WARNING that says how late the text is. When an NPU
- * fails, the CPU goes on with the same results, and a WARNING says so.
+ * Of a recording nothing is dropped when processing cannot keep up: the element
+ * blocks its upstream. From a live source it does less, step by step: it decodes
+ * after several hops (#GstWhisperXdna2Enc:live-hop) instead of each; from 3 s of
+ * waiting audio on it posts no partial text, from 5 s on it decodes each stretch
+ * of speech once; and audio that has waited longer than
+ * #GstWhisperXdna2Enc:max-lag is left out: a WARNING says how much, and a GAP
+ * event stands for it. So text comes at the latest that much, and the time that
+ * three windows take, after it was said. A WARNING says also when text is later
+ * than the reported latency. When an NPU fails, the CPU goes on with the same
+ * results, and a WARNING says so.
  *
  * ## Sharing
  *
@@ -59,7 +66,20 @@
 
 #include "gst/gstwhisperxdna2encprivate.h"
 
+#include <algorithm>
+#include <cmath>
+
 GST_DEBUG_CATEGORY (whisper_xdna2_enc_debug);
+
+/* Speech begins with a probability that is higher by this than the one with
+ * which it ends, as in Silero's own tools. */
+static constexpr gfloat VAD_HYSTERESIS = 0.15f;
+
+static gint64
+ms_to_samples (guint ms)
+{
+  return (gint64) ms * RATE / 1000;
+}
 
 enum
 {
@@ -71,6 +91,14 @@ enum
   PROP_LANGUAGE_CODE,
   PROP_TRANSLATE,
   PROP_BEAM_SIZE,
+  PROP_INITIAL_PROMPT,
+  PROP_HOTWORDS,
+  PROP_VAD_THRESHOLD,
+  PROP_VAD_MIN_SPEECH,
+  PROP_VAD_MIN_SILENCE,
+  PROP_LIVE_HOP,
+  PROP_LIVE_PAUSE,
+  PROP_MAX_LAG,
   PROP_AUDIO_CONTEXT,
   PROP_N_THREADS,
   PROP_OUTPUT_UNIT,
@@ -268,6 +296,10 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
       "encodes", G_TYPE_UINT64, s.encodes,
       "skipped-windows", G_TYPE_UINT64, s.skipped_windows,
       "retries", G_TYPE_UINT64, s.retries,
+      "forced-words", G_TYPE_UINT64, s.forced_words,
+      "invented-words", G_TYPE_UINT64, s.invented_words,
+      "skipped-ms", G_TYPE_DOUBLE, 1000 * s.skipped_seconds,
+      "overload", G_TYPE_UINT, (guint) s.overload,
       "encode-ms", G_TYPE_DOUBLE, 1000 * s.encode_seconds,
       "decode-ms", G_TYPE_DOUBLE, 1000 * s.decode_seconds,
       "audio-ms", G_TYPE_DOUBLE, 1000 * s.audio_seconds,
@@ -312,6 +344,37 @@ gst_whisper_xdna2_enc_set_property (GObject * object, guint id,
       break;
     case PROP_BEAM_SIZE:
       settings->engine.beam_size = g_value_get_uint (value);
+      break;
+    case PROP_INITIAL_PROMPT:
+      settings->engine.initial_prompt = string ();
+      language_changed = TRUE;
+      break;
+    case PROP_HOTWORDS:
+      settings->engine.hotwords = string ();
+      language_changed = TRUE;
+      break;
+    case PROP_VAD_THRESHOLD:
+      settings->engine.voice.threshold = g_value_get_float (value);
+      settings->engine.voice.negative_threshold =
+          std::max (0.01f, g_value_get_float (value) - VAD_HYSTERESIS);
+      break;
+    case PROP_VAD_MIN_SPEECH:
+      settings->engine.voice.min_speech = ms_to_samples (g_value_get_uint (value));
+      break;
+    case PROP_VAD_MIN_SILENCE:
+      settings->engine.voice.min_silence = ms_to_samples (g_value_get_uint (value));
+      break;
+    case PROP_LIVE_HOP:
+      settings->live.hop = g_value_get_uint (value) / 1000.0;
+      settings->live.deadline = std::max (LiveOptions ().deadline,
+          settings->live.hop + 3.0);
+      latency_changed = TRUE;
+      break;
+    case PROP_LIVE_PAUSE:
+      settings->live.pause = g_value_get_uint (value) / 1000.0;
+      break;
+    case PROP_MAX_LAG:
+      settings->live.max_lag = g_value_get_uint (value) / 1000.0;
       break;
     case PROP_AUDIO_CONTEXT:
       settings->engine.audio_context = g_value_get_uint (value);
@@ -381,6 +444,30 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
       break;
     case PROP_BEAM_SIZE:
       g_value_set_uint (value, settings.engine.beam_size);
+      break;
+    case PROP_INITIAL_PROMPT:
+      g_value_set_string (value, settings.engine.initial_prompt.c_str ());
+      break;
+    case PROP_HOTWORDS:
+      g_value_set_string (value, settings.engine.hotwords.c_str ());
+      break;
+    case PROP_VAD_THRESHOLD:
+      g_value_set_float (value, settings.engine.voice.threshold);
+      break;
+    case PROP_VAD_MIN_SPEECH:
+      g_value_set_uint (value, settings.engine.voice.min_speech * 1000 / RATE);
+      break;
+    case PROP_VAD_MIN_SILENCE:
+      g_value_set_uint (value, settings.engine.voice.min_silence * 1000 / RATE);
+      break;
+    case PROP_LIVE_HOP:
+      g_value_set_uint (value, std::lround (settings.live.hop * 1000));
+      break;
+    case PROP_LIVE_PAUSE:
+      g_value_set_uint (value, std::lround (settings.live.pause * 1000));
+      break;
+    case PROP_MAX_LAG:
+      g_value_set_uint (value, std::lround (settings.live.max_lag * 1000));
       break;
     case PROP_AUDIO_CONTEXT:
       g_value_set_uint (value, settings.engine.audio_context);
@@ -541,6 +628,120 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   properties[PROP_BEAM_SIZE] = g_param_spec_uint ("beam-size", "Beam size",
       "Texts that the decoder follows at once (1 = greedy decoding)", 1,
       whisperxdna2::kMostBeams, EngineOptions ().beam_size, ready);
+
+  /**
+   * GstWhisperXdna2Enc:initial-prompt:
+   *
+   * Text that the decoder takes for what was said before, so that names,
+   * spelling and punctuation become more like it. At most 200 tokens of it and
+   * of #GstWhisperXdna2Enc:hotwords are used. A change takes effect with the
+   * next window.
+   *
+   * Default: ""
+   *
+   * Since: 0.1
+   */
+  properties[PROP_INITIAL_PROMPT] = g_param_spec_string ("initial-prompt",
+      "Initial prompt", "Text that the decoder takes for what was said before",
+      "", playing);
+
+  /**
+   * GstWhisperXdna2Enc:hotwords:
+   *
+   * Names and rare words that are likely to be said. They only make these
+   * likelier, as #GstWhisperXdna2Enc:initial-prompt does. A change takes
+   * effect with the next window.
+   *
+   * Default: ""
+   *
+   * Since: 0.1
+   */
+  properties[PROP_HOTWORDS] = g_param_spec_string ("hotwords", "Hotwords",
+      "Names and rare words that are likely to be said", "", playing);
+
+  /**
+   * GstWhisperXdna2Enc:vad-threshold:
+   *
+   * Probability from which on audio counts as speech. Speech ends where the
+   * probability falls 0.15 lower.
+   *
+   * Default: 0.5
+   *
+   * Since: 0.1
+   */
+  properties[PROP_VAD_THRESHOLD] = g_param_spec_float ("vad-threshold",
+      "Speech threshold", "Probability from which on audio counts as speech",
+      0.05f, 0.95f, EngineOptions ().voice.threshold, ready);
+
+  /**
+   * GstWhisperXdna2Enc:vad-min-speech:
+   *
+   * Speech shorter than this, in milliseconds, is ignored where it stands
+   * alone.
+   *
+   * Default: 250 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_VAD_MIN_SPEECH] = g_param_spec_uint ("vad-min-speech",
+      "Shortest speech", "Speech shorter than this is ignored (ms)", 0, 5000,
+      EngineOptions ().voice.min_speech * 1000 / RATE, ready);
+
+  /**
+   * GstWhisperXdna2Enc:vad-min-silence:
+   *
+   * Silence shorter than this, in milliseconds, does not part speech.
+   *
+   * Default: 300 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_VAD_MIN_SILENCE] = g_param_spec_uint ("vad-min-silence",
+      "Shortest silence", "Silence shorter than this does not part speech (ms)",
+      0, 5000, EngineOptions ().voice.min_silence * 1000 / RATE, ready);
+
+  /**
+   * GstWhisperXdna2Enc:live-hop:
+   *
+   * Live sources: audio between two decodes, in milliseconds. A machine that
+   * cannot keep up takes more.
+   *
+   * Default: 1000 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_LIVE_HOP] = g_param_spec_uint ("live-hop", "Live hop",
+      "Live sources: audio between two decodes (ms)", 200, 5000,
+      LiveOptions ().hop * 1000, ready);
+
+  /**
+   * GstWhisperXdna2Enc:live-pause:
+   *
+   * Live sources: silence, in milliseconds, after which what was said is
+   * decoded at once.
+   *
+   * Default: 500 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_LIVE_PAUSE] = g_param_spec_uint ("live-pause", "Live pause",
+      "Live sources: silence after which what was said is decoded at once (ms)",
+      200, 5000, LiveOptions ().pause * 1000, ready);
+
+  /**
+   * GstWhisperXdna2Enc:max-lag:
+   *
+   * Live sources: audio that has waited longer than this, in milliseconds, is
+   * left out, with a WARNING and a GAP event; 0 = never, however late the text
+   * gets.
+   *
+   * Default: 10000 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_MAX_LAG] = g_param_spec_uint ("max-lag", "Largest lag",
+      "Live sources: audio that has waited longer is left out (ms, 0 = never)",
+      0, 600000, LiveOptions ().max_lag * 1000, ready);
 
   /**
    * GstWhisperXdna2Enc:audio-context:

@@ -289,7 +289,7 @@ gst_whisper_xdna2_enc_live_options (GstWhisperXdna2Enc * self)
   priv->upstream_latency = live ? min : GST_CLOCK_TIME_NONE;
   if (!live)
     return std::nullopt;
-  LiveOptions options;
+  LiveOptions options = gst_whisper_xdna2_enc_settings (self).live;
   options.positions = priv->options.audio_context;
   return options;
 }

@@ -168,13 +168,16 @@ gst_whisper_xdna2_enc_post_progress (GstWhisperXdna2Enc * self,
       gst_message_new_progress (GST_OBJECT (self), type, "load", text));
 }
 
-/* An engine that does not know the language goes on with the one it has. */
+/* What may change while text is made. An engine that does not know the
+ * language goes on with the one it has. */
 void
 gst_whisper_xdna2_enc_apply_language (GstWhisperXdna2Enc * self,
     Engine * engine)
 {
+  EngineOptions options = gst_whisper_xdna2_enc_settings (self).engine;
+  engine->set_prompt (options.initial_prompt, options.hotwords);
   try {
-    engine->set_language (gst_whisper_xdna2_enc_settings (self).engine.language);
+    engine->set_language (options.language);
   } catch (const std::exception & e) {
     GST_ELEMENT_WARNING (self, LIBRARY, SETTINGS, ("%s", e.what ()),
         (nullptr));
@@ -287,14 +290,17 @@ gst_whisper_xdna2_enc_cancel_load (GstWhisperXdna2Enc * self)
   priv->load_state = Private::NO_ENGINE;
 }
 
-/* But for the language, which an engine can change. */
+/* But for the language and the prompt, which an engine can change. */
 static gboolean
 is_same_engine (const EngineOptions & a, const EngineOptions & b)
 {
   return a.model_path == b.model_path && a.backend == b.backend &&
       a.precision == b.precision && a.threads == b.threads &&
       a.output == b.output && a.translate == b.translate &&
-      a.beam_size == b.beam_size && a.audio_context == b.audio_context;
+      a.beam_size == b.beam_size && a.audio_context == b.audio_context &&
+      a.voice.threshold == b.voice.threshold &&
+      a.voice.min_speech == b.voice.min_speech &&
+      a.voice.min_silence == b.voice.min_silence;
 }
 
 void

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 /* Windows that can be in the engine before it blocks, besides the one that is
@@ -45,9 +46,8 @@ gst_whisper_xdna2_enc_own_latency (GstWhisperXdna2Enc * self, gboolean live,
   /* Time from one result to the next, and how long text is held back then. */
   GstClockTime hop = window, hold = 0;
   if (live && output != Output::kFeatures) {
-    const LiveOptions options;
-    hop = options.hop * GST_SECOND;
-    hold = (options.deadline - options.hop) * GST_SECOND;
+    hop = settings.live.hop * GST_SECOND;
+    hold = (settings.live.deadline - settings.live.hop) * GST_SECOND;
   } else if (output == Output::kCaptions) {
     hold = whisperxdna2::kLongestCaption * GST_SECOND;
   }
@@ -394,21 +394,27 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
   return flow;
 }
 
-/* Tells the application what is being said but may still change. */
+/* Tells the application what is being said but may still change; an empty text
+ * takes the one before back. */
 static void
 gst_whisper_xdna2_enc_post_partial (GstWhisperXdna2Enc * self,
     const std::vector<Word> & words)
 {
-  if (words.empty ())
+  Private *priv = self->priv;
+  /* Nothing, where nothing has been shown, is no news. */
+  if (words.empty () && !priv->partial_posted)
     return;
+  priv->partial_posted = !words.empty ();
   std::string text;
   for (const Word & word : words) {
     if (!text.empty () && word.space_before)
       text += ' ';
     text += word.text;
   }
-  auto [pts, end] = gst_whisper_xdna2_enc_text_span (self,
-      words.front ().start, words.back ().end);
+  GstClockTime pts = priv->position, end = priv->position;
+  if (!words.empty ())
+    std::tie (pts, end) = gst_whisper_xdna2_enc_text_span (self,
+        words.front ().start, words.back ().end);
   gst_whisper_xdna2_enc_post_text (self,
       gst_structure_new ("whisperxdna2enc/partial", "text", G_TYPE_STRING,
           text.c_str (), nullptr), pts, end);
@@ -547,6 +553,13 @@ gst_whisper_xdna2_enc_run_result (GstWhisperXdna2Enc * self, Result && result,
   if (flow == GST_FLOW_OK && result.kind != Result::Kind::kDrained) {
     gst_whisper_xdna2_enc_push_gap (self,
         gst_whisper_xdna2_enc_time_of (self, result.settled));
+    if (result.skipped_seconds > 0)
+      GST_ELEMENT_WARNING_WITH_DETAILS (self, CORE, CLOCK,
+          ("This machine is too slow: %.1f s of audio, which had waited for"
+              " %.1f s, are left out.", result.skipped_seconds,
+              result.lag_seconds), (nullptr),
+          ("skipped", G_TYPE_DOUBLE, result.skipped_seconds,
+              "lag", G_TYPE_DOUBLE, result.lag_seconds, nullptr));
     gst_whisper_xdna2_enc_post_partial (self, result.partial);
   }
   return flow;

@@ -103,6 +103,7 @@ struct Settings
   gint output_unit = OUTPUT_UNIT_SEGMENT;
   guint latency_ms = DEFAULT_LATENCY_MS;
   guint lateness_ms = 0;
+  LiveOptions live;             /* `positions` follows from `engine` */
 };
 
 struct Private
@@ -161,6 +162,7 @@ struct Private
   gboolean utterance_open = FALSE;      /* its last text ended at text_end */
   GstClockTime text_end = 0;
   std::string language;         /* last announced */
+  gboolean partial_posted = FALSE;      /* and not taken back */
   GstTagList *stream_tags = nullptr;
 
   Private ()

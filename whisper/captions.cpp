@@ -74,6 +74,21 @@ std::string folded(const std::string& text) {
   return out;
 }
 
+// Whether there is nothing to read but punctuation.
+bool marks_only(const std::string& text) {
+  static const std::vector<std::string_view> marks = {"\u3002", "\u3001", "\uff0c", "\uff0e", "\uff01", "\uff1f", "\u2026",
+                                                      "\u2014", "\u2013", "\u201c", "\u201d", "\u2018", "\u2019", "\u00ab",
+                                                      "\u00bb", "\u00bf", "\u00a1", "\u300c", "\u300d", "\u266a"};
+  const std::string rest = folded(text);
+  for (std::string_view at = rest; !at.empty();) {
+    const auto mark = std::find_if(marks.begin(), marks.end(),
+                                   [&](std::string_view m) { return at.substr(0, m.size()) == m; });
+    if (mark == marks.end()) return false;
+    at.remove_prefix(mark->size());
+  }
+  return true;
+}
+
 }  // namespace
 
 bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
@@ -107,6 +122,42 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
   }
   *first_copy_end = words.size();
   return !recognition.ended || recognition.compression_ratio > kCompressionLimit;
+}
+
+void fit_to_voice(Word* word, const Signal& signal) {
+  constexpr double kAttack = 0.06;   // the network hears a voice about this late,
+  constexpr double kRelease = 0.1;   // and voiceless sounds follow it
+  const int64_t start = samples(word->start), end = samples(word->end);
+  const int64_t begin = signal.voice_begin(start, end);
+  if (begin >= end) return;  // as it is: a short word between others need not be voiced for the network
+  word->start = std::max(word->start, begin / kRate - kAttack);
+  word->end = std::min(word->end, signal.voice_end(start, end) / kRate + kRelease);
+}
+
+bool is_invented(const std::vector<Word>& words, double speech, const Signal& signal) {
+  constexpr double kHardlyAny = 1.0;   // seconds of voice in the window
+  constexpr double kNear = 0.3;        // alignment is wrong by this, at most
+  // Subtitles that the training data had where nobody speaks; the second kind is said, too.
+  static const std::vector<std::string_view> notes = {
+      "music", "applause", "laughter", "silence", "blankaudio", "thanksforwatching",
+      "thankyouforwatching", "pleasesubscribe", "subtitlesbytheamaraorgcommunity"};
+  static const std::vector<std::string_view> phrases = {"you", "thankyou", "thanks", "bye", "okay", "oh", "so", "hmm"};
+  if (words.empty()) return false;
+  const auto one_of = [](const std::vector<std::string_view>& all, const std::string& text) {
+    return std::find(all.begin(), all.end(), text) != all.end();
+  };
+  std::string text;
+  double log_probability = 0;
+  bool near_voice = false;
+  for (const Word& w : words) {
+    text += folded(w.text);
+    log_probability += std::log(std::max(w.probability, 1e-6f));
+    const int64_t from = std::max<int64_t>(0, samples(w.start - kNear)), to = samples(w.end + kNear);
+    near_voice = near_voice || signal.voice_end(from, to) > from;
+  }
+  if (!near_voice) return true;
+  const bool unsure = log_probability < std::log(0.5) * static_cast<double>(words.size());
+  return speech < kHardlyAny && (marks_only(text) || one_of(notes, text) || (unsure && one_of(phrases, text)));
 }
 
 namespace {
@@ -152,11 +203,11 @@ class ShortWindowPolicy : public CaptionPolicy {
       return d;
     }
     const std::vector<int> prefix = committed_tokens(window.first);
-    Recognition r = hear(heard, recognize, positions_, prefix);
+    Recognition r = hear(heard, recognize, positions_, prefix, signal);
     size_t first_copy_end = 0;
     if (is_loop(r, &first_copy_end)) {
       d.retried = true;
-      r = hear(heard, recognize, positions_ - positions_ / 16, prefix);  // 480 of 512
+      r = hear(heard, recognize, positions_ - positions_ / 16, prefix, signal);  // 480 of 512
       shorten(&heard, positions_ - positions_ / 16);
       if (is_loop(r, &first_copy_end)) r.words.resize(first_copy_end);
     } else if (const Stretch missed = unheard(heard, r.words, signal); missed.end > 0) {
@@ -170,7 +221,7 @@ class ShortWindowPolicy : public CaptionPolicy {
       // Whole sentences can be passed over for what is said later in the window: hear it without that.
       const int fewer = static_cast<int>((missed.end - heard.first + kSamplesPerPosition - 1) / kSamplesPerPosition);
       if (fewer < positions_) {
-        Recognition again = hear(heard, recognize, fewer, prefix);
+        Recognition again = hear(heard, recognize, fewer, prefix, signal);
         AudioWindow shorter = heard;
         shorten(&shorter, fewer);
         if (!is_loop(again, &first_copy_end) && unheard(shorter, again.words, signal).end == 0) {
@@ -180,6 +231,10 @@ class ShortWindowPolicy : public CaptionPolicy {
           restart_ = false;
         }
       }
+    }
+    if (is_invented(r.words, signal.speech(std::max(cut_, heard.first), heard.end()), signal)) {
+      d.invented = static_cast<int>(r.words.size());
+      r.words.clear();
     }
     r.words.resize(settle(heard, r.words, signal));
     commit(r.words);
@@ -220,11 +275,12 @@ class ShortWindowPolicy : public CaptionPolicy {
 
   // Decodes a window; word times become those of the stream.
   static Recognition hear(const AudioWindow& window, const Recognizer& recognize, int positions,
-                          const std::vector<int>& prefix) {
+                          const std::vector<int>& prefix, const Signal& signal) {
     Recognition r = recognize(positions, prefix);
     for (Word& w : r.words) {
       w.start += window.first / kRate;
       w.end += window.first / kRate;
+      fit_to_voice(&w, signal);
     }
     return r;
   }
@@ -338,15 +394,19 @@ class LivePolicy : public CaptionPolicy {
  public:
   explicit LivePolicy(const LiveOptions& options)
       : options_(options),
-        hop_(std::max<int64_t>(kGrid, samples(options.hop))),
+        hop_(std::max<int64_t>(kStep, samples(options.hop) / kStep * kStep)),
+        pause_(std::max<int64_t>(kStep, samples(options.pause) / kStep * kStep)),
         longest_(options.positions * 320 - samples(kRoom)) {}
 
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
-    if (busy_ || (ended ? finished_ : available - kLookahead - edge_ < hop_)) return std::nullopt;
-    // Whole hops, so that the windows depend on the machine's speed only where it does not keep up.
-    int64_t edge = ended ? available : edge_ + (available - kLookahead - edge_) / hop_ * hop_;
-    edge = std::min(edge, std::max(first_, edge_) + longest_);  // never skip audio
+    if (busy_ || finished_) return std::nullopt;
+    const int64_t heard = ended ? available : available - kLookahead;
+    int64_t edge = next_edge(heard, ended, signal);
+    if (edge == edge_) return std::nullopt;
+    edge = std::min(edge, std::max(first_, edge_) + longest_);  // never skip audio unasked
+    overload_ = judge(heard - edge_);
     finished_ = ended && edge == available;
+    before_ = edge_;
     edge_ = edge;
     AudioWindow w;
     w.silent = !has_speech(signal, std::max(first_, cut_), edge);
@@ -361,65 +421,118 @@ class LivePolicy : public CaptionPolicy {
 
   Decision decide(const AudioWindow& window, const Recognizer& recognize, const Signal& signal) override {
     Decision d;
+    d.overload = overload_;
     d.words = std::move(forced_);
+    d.forced = static_cast<int>(d.words.size());
     forced_.clear();
     if (window.silent) {
       d.words.insert(d.words.end(), hypothesis_.begin(), hypothesis_.end());
+      commit(hypothesis_);
       hypothesis_.clear();
-      commit(d.words);
       cut_ = window.last ? window.end() : std::max(cut_, window.end() - samples(kOnset));
-      first_ = std::max(first_, on_grid(cut_));
-      committed_.clear();
+      if (committed_.empty() || window.end() - samples(committed_.back().end) > samples(kForget)) {
+        first_ = std::max(first_, on_grid(cut_));
+        committed_.clear();
+      }
       busy_ = false;
       return d;
     }
 
+    // What was heard before a pause is complete.
+    const bool complete = window.last || !voiced(window.end() - pause_, window.end(), signal);
     Recognition r = recognize(options_.positions, prefix());
     busy_ = false;
-    if (r.words.empty() && !committed_.empty() && window.end() - cut_ > samples(kDeaf)) {
-      // Speech, but no words: the prefix can silence the decoder. Hear it afresh from the pause after the last word.
-      const int64_t from = std::max(cut_ - samples(0.2), samples(committed_.back().start + 0.15));
-      first_ = std::max(first_, on_grid(signal.quietest(from, std::min(window.end(), from + samples(1.1)))));
-      committed_.clear();
-      hypothesis_.clear();
-      finished_ = false;
-      return d;
-    }
-    size_t first_copy_end = 0;
-    const bool loop = is_loop(r, &first_copy_end);
     for (Word& w : r.words) {
       w.start += window.first / kRate;
       w.end += window.first / kRate;
     }
-    if (!r.words.empty()) {
-      r.words.back().end = r.words.back().start + likely_duration(r.words.back());
+    if (!r.words.empty()) r.words.back().end = r.words.back().start + likely_duration(r.words.back());
+    for (Word& w : r.words) fit_to_voice(&w, signal);
+    const double speech = signal.speech(std::max(first_, cut_), window.end());
+    if (is_invented(r.words, speech, signal)) {
+      d.invented = static_cast<int>(r.words.size());
+      r.words.clear();
+    } else if (r.words.empty() && !committed_.empty() &&
+               (complete ? speech > kPassedOver : window.end() - cut_ > samples(kDeaf))) {
+      // Speech, but no words: the prefix can silence the decoder. Hear it afresh from the pause after the last word.
+      const int64_t from = std::max(cut_ - samples(0.2), samples(committed_.back().start + 0.15));
+      int64_t to = from + samples(hypothesis_.empty() ? 0.4 : 1.1);
+      if (!hypothesis_.empty()) to = std::max(from, std::min(to, samples(hypothesis_.front().start)));
+      first_ = std::max(first_, on_grid(signal.quietest(from, std::min(window.end(), to))));
+      committed_.clear();
+      hypothesis_.clear();
+      finished_ = false;
+      edge_ = before_;
+      return d;
     }
-    size_t keep = 0;
-    if (loop) {
-      d.retried = true;
-      r.words.resize(first_copy_end);
-      if (window.last) keep = r.words.size();
-    } else {
-      keep = window.last ? r.words.size() : settled_words(r.words, window.end() / kRate);
+    if (r.words.empty() && !complete) {
+      d.partial = hypothesis_;  // it stands, until something else is heard
+      return d;
     }
+    size_t first_copy_end = 0;
+    const bool loop = is_loop(r, &first_copy_end);
+    d.retried = loop;
+    if (loop) r.words.resize(first_copy_end);
+    const size_t keep = window.last ? r.words.size() : settled_words(r.words, window.end() / kRate, complete, loop, &d.forced);
     commit({r.words.begin(), r.words.begin() + keep});
     d.words.insert(d.words.end(), r.words.begin(), r.words.begin() + keep);
     hypothesis_.assign(r.words.begin() + keep, r.words.end());
-    d.partial = hypothesis_;
-    if (window.last) cut_ = window.end();
+    if (overload_ < Overload::kNoPartials) d.partial = hypothesis_;
+    if (complete && hypothesis_.empty()) cut_ = window.end();
     return d;
   }
 
   int64_t needed_from() const override { return std::max<int64_t>(0, std::min(first_, cut_ - samples(kKeep))); }
   int64_t settled() const override { return cut_; }
 
+  std::vector<Word> skip(int64_t sample) override {
+    std::vector<Word> words = std::move(hypothesis_);
+    hypothesis_.clear();
+    committed_.clear();
+    first_ = cut_ = edge_ = std::max(edge_, on_grid(sample));
+    return words;
+  }
+
  private:
+  static constexpr int64_t kStep = 800;     // edges lie on multiples of 50 ms
   static constexpr double kRoom = 0.64;     // the window is moved when less than this is left of it
   static constexpr double kGuard = 0.3;     // words closer to the live edge may still be half said
   static constexpr float kSure = 0.6f;      // a probability that needs no confirmation
   static constexpr double kKeep = 2.0;      // left context when the window moves
-  static constexpr double kDeaf = 2.0;      // speech without words for longer than this is heard afresh
+  static constexpr double kDeaf = 2.0;      // speech without words for longer than this is heard afresh,
+  static constexpr double kPassedOver = 0.5;  // and before a pause this much of it
   static constexpr double kOnset = 0.5;     // audio kept before speech sets in
+  static constexpr double kForget = 2.0;    // silence after which what was said before is no context
+  static constexpr double kBreath = 0.2;    // silence that may become a pause; a decode waits for that,
+  static constexpr double kPatience = 0.4;  // this long
+  // Audio waiting for a decode from which on less is done, in seconds; a machine that keeps up never has 2 hops.
+  static constexpr double kLongHop = 2.0, kLate = 3.0, kVeryLate = 5.0;
+
+  static bool voiced(int64_t from, int64_t to, const Signal& signal) {
+    from = std::max<int64_t>(0, from);
+    return signal.voice_end(from, to) > from;
+  }
+
+  // Where the next window ends, or the present edge while that is not known.
+  int64_t next_edge(int64_t heard, bool ended, const Signal& signal) const {
+    // Whole hops where several have come, so that the windows depend on the machine only if it does not keep up.
+    const int64_t waiting = heard - edge_;
+    if (waiting >= samples(kLongHop) && waiting >= 2 * hop_) return edge_ + waiting / hop_ * hop_;
+    for (int64_t edge = edge_ + kStep; edge <= heard; edge += kStep) {
+      const bool speech = has_speech(signal, std::max(first_, cut_), edge);
+      const bool breath = speech && !voiced(edge - samples(kBreath), edge, signal);
+      if (breath && !voiced(edge - pause_, edge, signal) && voiced(edge_ - pause_, edge, signal)) return edge;
+      const int64_t since = edge - edge_;
+      if (since >= hop_ && (!breath || since >= hop_ + samples(kPatience))) return edge;
+    }
+    return ended ? heard : edge_;
+  }
+
+  Overload judge(int64_t waiting) const {
+    if (waiting < 2 * hop_ || waiting < samples(kLongHop)) return Overload::kNone;
+    if (waiting < samples(kLate)) return Overload::kLongerHop;
+    return waiting < samples(kVeryLate) ? Overload::kNoPartials : Overload::kOneDecode;
+  }
 
   std::vector<int> prefix() const {
     std::vector<int> tokens;
@@ -427,14 +540,17 @@ class LivePolicy : public CaptionPolicy {
     return tokens;
   }
 
-  // How many of the words are final at the live edge (seconds).
-  size_t settled_words(const std::vector<Word>& words, double edge) const {
+  // How many of the words are final at the live edge (seconds). In doubt: only those whose time is up.
+  size_t settled_words(const std::vector<Word>& words, double edge, bool complete, bool doubt, int* forced) const {
+    // The next decode is at most this far away, steps and lookahead included.
+    const double due = edge - options_.deadline + hop_ / kRate + kPatience + 0.2;
     size_t keep = 0;
-    while (keep < words.size()) {
+    while (keep < words.size() && (complete || words[keep].end <= edge - kGuard)) {
       const Word& w = words[keep];
       const bool confirmed = keep < hypothesis_.size() && folded(hypothesis_[keep].text) == folded(w.text);
-      const bool due = w.end <= edge - options_.deadline + options_.hop;
-      if (w.end > edge - kGuard || !(w.probability >= kSure || confirmed || due)) break;
+      const bool sure = !doubt && (w.probability >= kSure || confirmed || overload_ == Overload::kOneDecode);
+      if (!sure && w.end > due) break;
+      *forced += !sure;
       ++keep;
     }
     return keep;
@@ -464,13 +580,14 @@ class LivePolicy : public CaptionPolicy {
   }
 
   const LiveOptions options_;
-  const int64_t hop_, longest_;
+  const int64_t hop_, pause_, longest_;
   int64_t first_ = 0;             // of the window
-  int64_t edge_ = 0;              // audio heard so far
+  int64_t edge_ = 0, before_ = 0;  // audio heard so far, and before the window at hand
   int64_t cut_ = 0;               // audio before this is final
   std::vector<Word> committed_;   // since first_
   std::vector<Word> hypothesis_;  // heard last, after the committed words
   std::vector<Word> forced_;      // committed by a move of the window, to be returned by the next decision
+  Overload overload_ = Overload::kNone;
   bool busy_ = false, finished_ = false;
 };
 
@@ -489,7 +606,7 @@ class LongWindowPolicy : public CaptionPolicy {
     return w;
   }
 
-  Decision decide(const AudioWindow& window, const Recognizer& recognize, const Signal&) override {
+  Decision decide(const AudioWindow& window, const Recognizer& recognize, const Signal& signal) override {
     Decision d;
     Recognition r;
     r.resume = static_cast<double>(window.count) / kRate;
@@ -498,6 +615,7 @@ class LongWindowPolicy : public CaptionPolicy {
     for (Word& w : r.words) {
       w.start += window.first / kRate;
       w.end += window.first / kRate;
+      fit_to_voice(&w, signal);
     }
     d.words = std::move(r.words);
     seek_ = std::min(window.end(), std::max(seek_ + samples(0.02), on_grid(window.first + samples(r.resume))));
@@ -526,37 +644,96 @@ std::unique_ptr<CaptionPolicy> make_live_policy(const LiveOptions& options) {
   return std::make_unique<LivePolicy>(options);
 }
 
+void LanguageLock::hear(int64_t segment, const std::vector<float>& probabilities) {
+  if (segment != segment_ || votes_.size() != probabilities.size()) {
+    segment_ = segment;
+    agreed_ = 0;
+    votes_.assign(probabilities.size(), 0.0f);
+    if (language_ >= 0) votes_[language_] = kExpectation;
+  }
+  for (size_t i = 0; i < votes_.size(); ++i) votes_[i] += probabilities[i];
+  const int best = static_cast<int>(std::max_element(votes_.begin(), votes_.end()) - votes_.begin());
+  agreed_ = best == language_ || agreed_ == 0 ? agreed_ + 1 : 1;
+  language_ = best;
+}
+
 std::unique_ptr<CaptionPolicy> make_long_window_policy() { return std::make_unique<LongWindowPolicy>(); }
 
 namespace {
 
-constexpr size_t kCaptionLength = 84;      // two lines of 42 characters
+constexpr size_t kLineLength = 42;         // columns
+constexpr size_t kLeastRest = 20;          // columns of a sentence's last caption
 constexpr double kPause = 1.0;             // seconds without speech that end a caption
 constexpr double kShortestCaption = 0.1;   // seconds
 
-size_t shown_length(const Word& word, bool first) { return length(word.text) + (word.space_before && !first ? 1 : 0); }
+// Columns that a text takes: East Asian characters take two.
+size_t columns(std::string_view text) {
+  size_t count = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if ((c & 0xC0) == 0x80) continue;
+    // Three bytes from U+1100 on (E1 84 80), but not the letters up to U+2E7F that lie between Jamo and the CJK radicals;
+    // four bytes: ideographs beyond the basic plane (F0 A0 and on).
+    const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
+    const bool jamo = c == 0xE1 && next >= 0x84 && next <= 0x85;
+    const bool wide = jamo || (c == 0xE2 && next >= 0xBA) || (c >= 0xE3 && c <= 0xED) || (c == 0xEF && next >= 0xBC) ||
+                      (c == 0xF0 && next >= 0xA0);
+    count += wide ? 2 : 1;
+  }
+  return count;
+}
+
+size_t shown_columns(const Word& word, bool first) { return columns(word.text) + (word.space_before && !first ? 1 : 0); }
+
+// Whether the words fit two lines.
+bool fits(const std::vector<Word>& words) {
+  size_t line = 0, lines = 1;
+  for (const Word& w : words) {
+    const size_t wanted = shown_columns(w, line == 0);
+    if (line > 0 && line + wanted > kLineLength) {
+      ++lines;
+      line = columns(w.text);
+    } else {
+      line += wanted;
+    }
+  }
+  return lines <= 2;
+}
+
+// How many of the words to show before the rest: up to the last clause in the second half, or the last word, that leaves
+// a caption worth reading.
+size_t words_to_part(const std::vector<Word>& words, bool spaced) {
+  size_t rest = 0, last = 0;
+  for (size_t count = words.size() - 1; count > words.size() / 2; --count) {
+    rest += shown_columns(words[count], false);
+    if (rest < kLeastRest || (spaced && !words[count].space_before)) continue;
+    if (last == 0) last = count;
+    if (ends_clause(words[count - 1].text)) return count;
+  }
+  return last > 0 ? last : words.size() - 1;
+}
 
 }  // namespace
 
 void SegmentShaper::add(std::vector<Word> words, std::vector<Segment>* out) {
   for (Word& word : words) {
+    if (marks_only(word.text)) {
+      // Marks only, as where a sentence's end was not heard together with its last word.
+      if (held_.empty()) continue;
+      held_.back().text += word.text;
+      if (ends_sentence(held_.back().text)) close(held_.size(), out);
+      continue;
+    }
     // In text with spaces, a word without one continues the word before it ("co", "-operate").
     const bool spaced = std::any_of(held_.begin(), held_.end(), [](const Word& w) { return w.space_before; });
-    if (!held_.empty() && (word.space_before || !spaced)) {
-      size_t shown = 0;
-      for (size_t i = 0; i < held_.size(); ++i) shown += shown_length(held_[i], i == 0);
-      if (word.start - held_.back().end >= kPause) {
-        close(held_.size(), out);
-      } else if (shown + shown_length(word, false) > kCaptionLength ||
-                 word.end - held_.front().start > kLongestCaption) {
-        // Break after the last clause in the second half, else here.
-        size_t count = held_.size();
-        while (count > held_.size() / 2 && !ends_clause(held_[count - 1].text)) --count;
-        close(count > held_.size() / 2 ? count : held_.size(), out);
-      }
-    }
+    const bool continues = !word.space_before && spaced;
+    if (!held_.empty() && !continues && word.start - held_.back().end >= kPause) close(held_.size(), out);
     const bool sentence_end = single_words_ || ends_sentence(word.text);
     held_.push_back(std::move(word));
+    while (held_.size() > 1 && !continues &&
+           (!fits(held_) || held_.back().end - held_.front().start > kLongestCaption)) {
+      close(words_to_part(held_, spaced), out);
+    }
     if (sentence_end) close(held_.size(), out);
   }
 }

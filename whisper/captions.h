@@ -34,8 +34,11 @@ class Signal {
   virtual ~Signal() = default;
   // Center of the quietest 160 ms whose center lies in [from, to], a multiple of 160 samples.
   virtual int64_t quietest(int64_t from, int64_t to) const = 0;
-  // Seconds of speech in [from, to).
+  // Seconds of speech in [from, to), as known at `to`: what has not lasted long enough by then to be sure counts for nothing.
   virtual double speech(int64_t from, int64_t to) const = 0;
+  // Begin of the first and end of the last voiced moment in [from, to), however short; `to` and `from` where there is none.
+  virtual int64_t voice_begin(int64_t from, int64_t to) const = 0;
+  virtual int64_t voice_end(int64_t from, int64_t to) const = 0;
 };
 
 // What the decoder made of one window.
@@ -49,6 +52,14 @@ struct Recognition {
 
 // Decodes the window at hand over its first `positions` encoder positions (20 ms each), with `prefix` forced.
 using Recognizer = std::function<Recognition(int positions, const std::vector<int>& prefix)>;
+
+// How far a machine that is too slow has gone in doing less. Each step includes those before.
+enum class Overload {
+  kNone,          // a decode each hop
+  kLongerHop,     // several hops a decode
+  kNoPartials,    // and nothing but final words is returned
+  kOneDecode,     // and each stretch of speech is decoded once: words are final at the first hearing
+};
 
 // One stream's policy. Calls are serialized by the caller with one exception: plan() may be called while decide() is
 // inside `recognize`, so a caller's lock can be released there. Windows are decided in the order in which they were
@@ -65,8 +76,11 @@ class CaptionPolicy {
   struct Decision {
     std::vector<Word> words;    // now final; in order, after everything returned before
     std::vector<Word> partial;  // what follows them in the present hypothesis (live windows only)
+    Overload overload = Overload::kNone;
     bool replan = false;        // windows planned after this one are void: drop them and call plan() again
     bool retried = false;       // a loop made a second decode necessary
+    int forced = 0;             // of `words`: final because their time was up, neither sure nor confirmed
+    int invented = 0;           // words dropped because nobody said them
   };
   // `recognize` is not called for a silent window.
   virtual Decision decide(const AudioWindow& window, const Recognizer& recognize, const Signal& signal) = 0;
@@ -75,6 +89,13 @@ class CaptionPolicy {
   virtual int64_t needed_from() const = 0;
   // Words that start before this sample have been returned.
   virtual int64_t settled() const = 0;
+
+  // Gives up the audio before `sample`, because there is no time for it: it is neither planned nor settled later. Words
+  // that were heard in it are returned, final as they are. Not while a window is planned and not decided.
+  virtual std::vector<Word> skip(int64_t sample) {
+    (void)sample;
+    return {};
+  }
 };
 
 // Windows shorter than Whisper's 30 s: left context with its committed words forced as prefix, words near the right edge
@@ -84,13 +105,15 @@ std::unique_ptr<CaptionPolicy> make_short_window_policy(int positions);
 // The rule for captions of live audio; times in seconds.
 struct LiveOptions {
   double hop = 1.0;        // audio between two decodes; a machine that cannot keep up takes more
-  double deadline = 4.0;   // a word is final at the latest this long after its end
+  double pause = 0.5;      // silence after which what was said is final; decoded at once, and nothing more until speech
+  double deadline = 4.0;   // a word is final at the latest this long after its end; more than hop + 0.5
+  double max_lag = 10.0;   // audio that waits longer than this is given up; 0 = never (see Engine)
   int positions = 512;     // per window
 };
 
 // One window that slides over live audio and is decoded again each hop, the words that are already final forced as prefix.
 // A word becomes final when it ends a little before the live edge and is either sure or said at the same place by the
-// hypothesis before; nothing is ever taken back.
+// hypothesis before, or when a pause follows, or when its time is up; nothing is ever taken back.
 std::unique_ptr<CaptionPolicy> make_live_policy(const LiveOptions& options);
 
 // Whisper's own algorithm on 30 s windows: continue at the last closed timestamp (openai/whisper whisper/transcribe.py).
@@ -101,6 +124,13 @@ std::unique_ptr<CaptionPolicy> make_long_window_policy();
 // at speaking speed and without doubt is speech).
 // first_copy_end: number of words up to the end of the n-gram's first copy; words.size() where only the cap was reached.
 bool is_loop(const Recognition& recognition, size_t* first_copy_end);
+
+// Puts the ends of a word where its voice is: alignment gives the silence around words to one of them.
+void fit_to_voice(Word* word, const Signal& signal);
+
+// Whether words can only have been invented: nothing is voiced where they are said to be, or they are one of the phrases
+// that Whisper makes of music and noise, and hardly anything is voiced in the window (`speech`, seconds).
+bool is_invented(const std::vector<Word>& words, double speech, const Signal& signal);
 
 constexpr double kLongestCaption = 7.0;  // seconds
 
@@ -114,8 +144,30 @@ struct Segment {
   int64_t window = 0;           // index of the window that closed it; filled in by the engine
 };
 
-// Groups final words into captions: at sentence ends and pauses, at most two lines of 42 characters and 7 s, as
-// subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text Style Guide).
+// Which language a stream is in, from the model's probabilities of each window. Locked when three windows of a speech
+// segment agree; the next segment may be in another one, if it sounds clearly like it.
+class LanguageLock {
+ public:
+  // Whether probabilities are needed for a window of this speech segment; segments are told apart by any number.
+  bool open(int64_t segment) const { return segment != segment_ || agreed_ < kAgreeing; }
+  // Probabilities of the languages in such a window.
+  void hear(int64_t segment, const std::vector<float>& probabilities);
+  // Index of the language, -1 before the first window.
+  int language() const { return language_; }
+
+ private:
+  static constexpr int kAgreeing = 3;         // windows
+  static constexpr float kExpectation = 0.5;  // what a new segment's first window must exceed the language before by
+
+  int64_t segment_ = -1;
+  std::vector<float> votes_;
+  int agreed_ = 0, language_ = -1;
+};
+
+// Groups final words into captions: at sentence ends and pauses, at most two lines of 42 characters (21 where they are
+// wide, as Chinese ones are) and 7 s, as subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text Style
+// Guide). A sentence that is too long is parted where enough is left for a caption that is worth reading. Marks that come
+// as words of their own join the word before them.
 class SegmentShaper {
  public:
   // single_words: every word is a caption of its own.

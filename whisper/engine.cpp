@@ -34,6 +34,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+double steady_seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+
 // Consecutive windows, for features: nothing depends on what was said.
 class ConsecutiveWindows : public CaptionPolicy {
  public:
@@ -63,21 +65,48 @@ class ConsecutiveWindows : public CaptionPolicy {
 // The samples held by the front end and the voice activity in them, as policies see them.
 class HeldSignal : public Signal {
  public:
-  explicit HeldSignal(const LogMel& mel) : mel_(mel) {}
+  HeldSignal(const LogMel& mel, const SpeechRules& rules)
+      : mel_(mel), threshold_(rules.threshold), segmenter_({rules.threshold, rules.negative_threshold, rules.min_speech,
+                                                            rules.min_silence, 0}) {}
 
   // Probabilities of speech of the next kVoiceHop samples each.
   void add(const std::vector<float>& probabilities) {
-    voice_.insert(voice_.end(), probabilities.begin(), probabilities.end());
+    for (const float p : probabilities) {
+      voice_.push_back(p);
+      segmenter_.push(p);
+      const int64_t now = (first_hop_ + static_cast<int64_t>(voice_.size())) * kVoiceHop;
+      const auto begin_at = [&](int64_t begin) {
+        if (spoken_.empty() || begin - spoken_.back().end >= kNewSegment) segments_.push_back(begin);
+        spoken_.push_back({begin, kOpen, now});
+      };
+      for (const SpeechInterval& interval : segmenter_.take_finished()) {
+        if (spoken_.empty() || spoken_.back().end != kOpen) begin_at(interval.begin);
+        spoken_.back().end = interval.end;
+      }
+      const std::optional<int64_t> begin = segmenter_.speaking_since();
+      if (begin && (spoken_.empty() || spoken_.back().end != kOpen)) begin_at(*begin);
+    }
   }
   void discard_before(int64_t sample) {
     const int64_t hops = std::min<int64_t>(sample / kVoiceHop - first_hop_, static_cast<int64_t>(voice_.size()));
     if (hops <= 0) return;
     voice_.erase(voice_.begin(), voice_.begin() + hops);
     first_hop_ += hops;
+    // One interval and one segment before stay: what follows is measured by them.
+    while (spoken_.size() > 1 && spoken_[1].begin < sample) spoken_.pop_front();
+    while (segments_.size() > 1 && segments_[1] < sample) segments_.pop_front();
   }
   void reset() {
     voice_.clear();
+    segmenter_.reset();
+    spoken_.clear();
+    segments_.clear();
     first_hop_ = 0;
+  }
+  // Begin of the last speech segment that begins before `sample`, -1 before the first: what is said without a long silence.
+  int64_t segment_before(int64_t sample) const {
+    const auto after = std::lower_bound(segments_.begin(), segments_.end(), sample);
+    return after == segments_.begin() ? -1 : *(after - 1);
   }
 
   int64_t quietest(int64_t from, int64_t to) const override {
@@ -101,20 +130,53 @@ class HeldSignal : public Signal {
   }
 
   double speech(int64_t from, int64_t to) const override {
-    int voiced = 0;
-    const int64_t end = std::min((to + kVoiceHop - 1) / kVoiceHop, first_hop_ + static_cast<int64_t>(voice_.size()));
-    for (int64_t hop = std::max(from / kVoiceHop, first_hop_); hop < end; ++hop) {
-      voiced += voice_[hop - first_hop_] >= kVoiced;
+    int64_t voiced = 0;
+    for (const Spoken& s : spoken_) {
+      if (s.sure_at > to) break;
+      const int64_t end = last_hop(std::min(s.end, to));
+      for (int64_t hop = first_hop(std::max(s.begin, from)); hop < end; ++hop) voiced += is_voiced(hop);
     }
     return static_cast<double>(voiced) * kVoiceHop / kSampleRate;
   }
 
+  int64_t voice_begin(int64_t from, int64_t to) const override {
+    for (int64_t hop = first_hop(from); hop < last_hop(to); ++hop) {
+      if (is_voiced(hop)) return std::max(from, hop * kVoiceHop);
+    }
+    return to;
+  }
+
+  int64_t voice_end(int64_t from, int64_t to) const override {
+    for (int64_t hop = last_hop(to) - 1; hop >= first_hop(from); --hop) {
+      if (is_voiced(hop)) return std::min(to, (hop + 1) * kVoiceHop);
+    }
+    return from;
+  }
+
  private:
-  static constexpr float kVoiced = 0.5f;   // Silero's own threshold
+  static constexpr int64_t kOpen = INT64_MAX;
+  static constexpr int64_t kNewSegment = 2 * kSampleRate;
+
+  // Speech for certain.
+  struct Spoken {
+    int64_t begin, end;  // samples; kOpen while it lasts
+    int64_t sure_at;     // when it had lasted long enough
+  };
+
+  bool is_voiced(int64_t hop) const { return voice_[hop - first_hop_] >= threshold_; }
+  // Hops that are held and lie in a stretch. One that reaches beyond its end may not be there yet.
+  int64_t first_hop(int64_t from) const { return std::max(from / kVoiceHop, first_hop_); }
+  int64_t last_hop(int64_t to) const {
+    return std::min(to / kVoiceHop, first_hop_ + static_cast<int64_t>(voice_.size()));
+  }
 
   const LogMel& mel_;
+  const float threshold_;
+  SpeechSegmenter segmenter_;
   std::deque<float> voice_;
-  int64_t first_hop_ = 0;  // of voice_
+  std::deque<Spoken> spoken_;
+  std::deque<int64_t> segments_;  // begins
+  int64_t first_hop_ = 0;         // of voice_
 };
 
 }  // namespace
@@ -128,14 +190,16 @@ struct Engine::State {
     Clock::time_point submitted;
   };
 
-  State(const EngineOptions& o, std::shared_ptr<const Model> m, std::unique_ptr<Encoder> e)
+  State(const EngineOptions& o, std::shared_ptr<const Model> m, std::unique_ptr<Encoder> e, std::function<double()> c)
       : options(o),
         model(std::move(m)),
         encoder(std::move(e)),
+        clock(std::move(c)),
         mel(model->dims.n_mels),
-        signal(mel),
+        signal(mel, o.voice),
         live(o.live),
-        language(o.language) {
+        language(o.language),
+        prompt(prompt_tokens(o.initial_prompt, o.hotwords)) {
     if (o.audio_context < 64 || o.audio_context > kMaxPositions) {
       throw Error(ErrorCode::kInvalidUse, "audio-context must lie between 64 and 1500 positions of 20 ms, not " +
                                               std::to_string(o.audio_context));
@@ -160,8 +224,13 @@ struct Engine::State {
     queue.clear();
     shaper = SegmentShaper(options.output == Output::kWords);
     finished = false;
-    language_votes.clear();
-    languages_heard = 0;
+    language_lock = LanguageLock();
+    arrivals.clear();
+    backlog = 0;
+    pushed_at = -1;
+    planned_to = 0;
+    catching_up = false;
+    skipped = Skipped();
     choose_policy();
   }
 
@@ -190,11 +259,48 @@ struct Engine::State {
     return std::nullopt;
   }
 
+  // Notes when audio came, and by how much it was late because push() had blocked before: a source that has to wait keeps
+  // its audio, and catches up later. `blocked`: seconds that this push() waited.
+  void note_arrival(int64_t count, double blocked) {
+    const double now = clock(), duration = static_cast<double>(count) / kSampleRate;
+    const double pause = pushed_at < 0 ? duration : now - blocked - pushed_at;
+    // One that makes us wait has nothing left.
+    backlog = pause >= duration ? 0 : std::max(0.0, backlog - (duration - pause));
+    backlog += blocked;
+    pushed_at = now;
+    arrivals.push_back({mel.samples(), now - backlog});
+  }
+
+  // Seconds that the oldest audio that nobody has looked at has waited.
+  double lag() {
+    while (arrivals.size() > 1 && arrivals.front().end <= planned_to) arrivals.pop_front();
+    return arrivals.empty() || arrivals.front().end <= planned_to ? 0 : clock() - arrivals.front().due;
+  }
+
+  // Gives up audio that has waited too long.
+  void skip_late() {
+    if (!live || live->max_lag <= 0 || draining || !queue.empty() || options.output == Output::kFeatures) return;
+    const double waited = lag();
+    if (waited <= live->max_lag && !catching_up) return;
+    catching_up = backlog > kCaughtUp;
+    const auto kept = static_cast<int64_t>(catching_up ? 0 : live->max_lag / 2 * kSampleRate);
+    const int64_t to = std::max(planned_to, mel.samples() - kept);
+    if (to == planned_to) return;
+    std::vector<Word> words = policy->skip(to);
+    skipped.words.insert(skipped.words.end(), words.begin(), words.end());
+    skipped.seconds += static_cast<double>(to - planned_to) / kSampleRate;
+    skipped.lag = std::max(skipped.lag, waited);
+    planned_to = to;
+    discard_old();
+  }
+
   // Plans and submits windows for which there is audio and a free slot.
   void submit_ready() {
+    skip_late();
     while (const std::optional<int> slot = free_slot()) {
       const std::optional<AudioWindow> w = policy->plan(mel.samples(), draining, signal);
       if (!w) return;
+      planned_to = std::max(planned_to, w->end());
       Queued q;
       q.window = *w;
       q.index = next_index++;
@@ -245,6 +351,18 @@ struct Engine::State {
     return r;
   }
 
+  Result skipped_result() {
+    std::vector<Segment> segments;
+    shaper.add(std::move(skipped.words), &segments);
+    shaper.finish(&segments);
+    stats.skipped_seconds += skipped.seconds;
+    Result r = segments_result(std::move(segments));
+    r.skipped_seconds = skipped.seconds;
+    r.lag_seconds = skipped.lag;
+    skipped = Skipped();
+    return r;
+  }
+
   // --- On the thread of next(), without the mutex --------------------------------------------------------------------
 
   // Waits for the window's features and copies them; its slot is free afterwards.
@@ -273,40 +391,54 @@ struct Engine::State {
     return id;
   }
 
-  // Language token for the features at hand: as set, or the one that was heard most so far.
-  int language_token(const std::string& wanted) {
+  // Language token for the features at hand, of a window in this speech segment: as set, or the one that is heard.
+  int language_token(const std::string& wanted, int64_t segment) {
     const SpecialTokens& special = model->tokenizer->special();
     if (!special.multilingual) {
       spoken = "en";
       return -1;
     }
-    if (const int id = wanted_token(wanted); id >= 0) {
-      spoken = model->tokenizer->language_code(id);
-      return id;
+    int id = wanted_token(wanted);
+    if (id < 0) {
+      if (language_lock.open(segment)) language_lock.hear(segment, decoder->detect_language());
+      id = special.language_begin + language_lock.language();
     }
-    if (languages_heard < kLanguageWindows) {
-      const std::vector<float> p = decoder->detect_language();
-      language_votes.resize(p.size());
-      for (size_t i = 0; i < p.size(); ++i) language_votes[i] += p[i];
-      ++languages_heard;
-    }
-    const int id = special.language_begin + static_cast<int>(std::max_element(language_votes.begin(), language_votes.end()) -
-                                                             language_votes.begin());
     spoken = model->tokenizer->language_code(id);
     return id;
   }
 
-  Recognition recognize(const AudioWindow& window, int positions, const std::vector<int>& prefix,
-                        const std::string& wanted_language) {
+  // A text's tokens as they stand before a window (faster-whisper get_prompt).
+  std::vector<int> prompt_tokens(const std::string& initial_prompt, const std::string& hotwords) const {
+    const auto tokens = [&](std::string text) {
+      text.erase(0, text.find_first_not_of(" \t\r\n"));
+      text.erase(text.find_last_not_of(" \t\r\n") + 1);
+      return text.empty() ? std::vector<int>() : model->tokenizer->encode(" " + text);
+    };
+    std::vector<int> all = tokens(hotwords), prompt = tokens(initial_prompt);
+    all.resize(std::min(all.size(), kPromptTokens));
+    const size_t room = kPromptTokens - all.size();
+    all.insert(all.end(), prompt.size() > room ? prompt.end() - static_cast<ptrdiff_t>(room) : prompt.begin(), prompt.end());
+    return all;
+  }
+
+  // What a window's decode takes from the settings.
+  struct Wish {
+    std::string language;
+    std::vector<int> prompt;
+    int64_t segment;  // of speech
+  };
+
+  Recognition recognize(const AudioWindow& window, int positions, const std::vector<int>& prefix, const Wish& wish) {
     const int heard = static_cast<int>((window.count + kSamplesPerPosition - 1) / kSamplesPerPosition);
     const int content = std::min(positions, heard);
     const int tail_rows = static_cast<int>(tail.size()) / model->dims.d_model;  // none for 1500 positions
     decoder->set_features(features.data(), positions, content, tail.data(), tail_rows);
 
     DecodeOptions o;
-    o.language = language_token(wanted_language);
+    o.language = language_token(wish.language, wish.segment);
     o.translate = options.translate;
     o.beam_size = options.beam_size;
+    o.prompt = wish.prompt;
     o.timestamps = long_windows;
     o.prefix = prefix;
     o.suppress_blank = prefix.empty();  // nothing need follow what has been said already
@@ -364,7 +496,8 @@ struct Engine::State {
     d->log_probs.resize(last_pair);
   }
 
-  static constexpr int kLanguageWindows = 3;      // the language is fixed after this many windows with speech
+  static constexpr size_t kPromptTokens = 200;
+  static constexpr double kCaughtUp = 0.5;        // seconds: a source that is late by less has no audio left to hand over
   static constexpr int kTokensAtRest = 12;        // token cap of a window: this many,
   static constexpr double kTokensPerSecond = 8;   // and this many for each second of audio
   static constexpr float kNoSpeech = 0.6f, kUnsure = -1.0f;  // openai/whisper's thresholds for silence
@@ -374,6 +507,7 @@ struct Engine::State {
   // One per slot; a used slot's buffer belongs to the encoder. Declared first: the encoder's thread may read it to the end.
   std::array<std::vector<float>, Encoder::kSlots> mel_buffers;
   const std::unique_ptr<Encoder> encoder;
+  const std::function<double()> clock;
   std::vector<float> tail;
   std::vector<std::string> notices;
 
@@ -388,7 +522,21 @@ struct Engine::State {
   std::deque<Queued> queue;  // planned, oldest first; the front stays until it is decided
   std::array<bool, Encoder::kSlots> slot_used{};
   int64_t next_index = 0;
+  struct Arrival {
+    int64_t end;  // samples
+    double due;   // by the clock: when they came, or would have
+  };
+  std::deque<Arrival> arrivals;  // of audio that is not planned
+  double backlog = 0;            // seconds of audio that the source holds back
+  double pushed_at = -1;         // by the clock
+  int64_t planned_to = 0;        // end of the last window
+  bool catching_up = false;      // audio is given up until the source has none left
+  struct Skipped {
+    std::vector<Word> words;
+    double seconds = 0, lag = 0;
+  } skipped;                     // since the last result
   std::string language;
+  std::vector<int> prompt;
   EngineStats stats;    // `received_seconds` and `idle` are made from the next two
   int64_t received = 0;  // samples
   bool waiting = false;  // next() waits for audio
@@ -402,8 +550,7 @@ struct Engine::State {
   std::vector<float> features;
   SegmentShaper shaper;
   bool finished = false;  // the shaper has been closed for this stream
-  std::vector<float> language_votes;
-  int languages_heard = 0;
+  LanguageLock language_lock;
   std::string spoken;
   int64_t window_index = 0;
 };
@@ -431,7 +578,7 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
   BackendChoice choice =
       make_encoder(model, options.backend, options.precision, options.threads,
                    [&](double fraction) { report("measuring the model", 0.8 + 0.2 * fraction); }, cancel);
-  state_ = std::make_unique<State>(options, model, std::move(choice.encoder));
+  state_ = std::make_unique<State>(options, model, std::move(choice.encoder), steady_seconds);
   state_->tail = std::move(tail);
   for (const std::string& n : {choice.fallback_reason, notice}) {
     if (!n.empty()) state_->notices.push_back(n);
@@ -439,8 +586,10 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
   report("ready", 1);
 }
 
-Engine::Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder)
-    : state_(std::make_unique<State>(options, std::move(model), std::move(encoder))) {
+Engine::Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder,
+               std::function<double()> clock)
+    : state_(std::make_unique<State>(options, std::move(model), std::move(encoder),
+                                     clock ? std::move(clock) : steady_seconds)) {
   state_->tail.assign(static_cast<size_t>(kTailRows) * state_->model->dims.d_model, 0.0f);
 }
 
@@ -457,17 +606,20 @@ bool Engine::push(const float* samples, int64_t count) {
     const int64_t n = std::min(count, kPushChunk);
     clean.assign(samples, samples + n);
     for (float& x : clean) x = std::isfinite(x) ? std::clamp(x, -kLoudest, kLoudest) : 0.0f;
+    const double came = s.clock();
     {
       Lock lock(s.mutex);
       s.changed.wait(lock, [&] { return s.flushing || s.has_room(); });
       if (s.flushing) return false;
     }
+    const double blocked = s.clock() - came;
     std::vector<float> voice;
     if (s.options.output != Output::kFeatures) s.voice.push(clean.data(), n, &voice);
     Lock lock(s.mutex);
     s.mel.push(clean.data(), n);
     s.received += n;
     s.signal.add(voice);
+    s.note_arrival(n, blocked);
     s.submit_ready();
     s.changed.notify_all();
     samples += n;
@@ -503,9 +655,10 @@ Result Engine::next() {
   for (;;) {
     Lock lock(s.mutex);
     s.waiting = true;
-    s.changed.wait(lock, [&] { return s.flushing || !s.queue.empty() || s.draining; });
+    s.changed.wait(lock, [&] { return s.flushing || !s.queue.empty() || s.draining || s.skipped.seconds > 0; });
     s.waiting = false;
     if (s.flushing) return {};
+    if (s.skipped.seconds > 0) return s.skipped_result();
     if (s.queue.empty()) s.submit_ready();
     if (s.queue.empty()) {
       if (!s.finished) {
@@ -523,7 +676,7 @@ Result Engine::next() {
       return r;
     }
     const State::Queued q = s.queue.front();
-    const std::string language = s.language;
+    const State::Wish wish = {s.language, s.prompt, s.signal.segment_before(q.window.end())};
     lock.unlock();
 
     try {
@@ -539,7 +692,7 @@ Result Engine::next() {
       const Clock::time_point start = Clock::now();
       const Recognizer recognizer = [&](int positions, const std::vector<int>& prefix) {
         lock.unlock();
-        Recognition r = s.recognize(q.window, positions, prefix, language);
+        Recognition r = s.recognize(q.window, positions, prefix, wish);
         lock.lock();
         return r;
       };
@@ -551,6 +704,9 @@ Result Engine::next() {
       }
       ++s.stats.windows;
       s.stats.retries += d.retried;
+      s.stats.forced_words += d.forced;
+      s.stats.invented_words += d.invented;
+      s.stats.overload = d.overload;
       s.submit_ready();
       s.discard_old();
       s.changed.notify_all();
@@ -624,6 +780,12 @@ void Engine::set_language(const std::string& language) {
   state_->language = language;
 }
 
+void Engine::set_prompt(const std::string& initial_prompt, const std::string& hotwords) {
+  std::vector<int> prompt = state_->prompt_tokens(initial_prompt, hotwords);
+  Lock lock(state_->mutex);
+  state_->prompt = std::move(prompt);
+}
+
 void Engine::set_live(const std::optional<LiveOptions>& live) {
   Lock lock(state_->mutex);
   state_->live = live;
@@ -635,7 +797,7 @@ EngineStats Engine::stats() const {
   Lock lock(s.mutex);
   EngineStats stats = s.stats;
   stats.received_seconds = static_cast<double>(s.received) / kSampleRate;
-  stats.idle = s.waiting && s.queue.empty() && !s.draining;
+  stats.idle = s.waiting && s.queue.empty() && !s.draining && s.skipped.seconds == 0;
   return stats;
 }
 

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "dsp/voice_activity.h"
 #include "whisper/backend.h"
 #include "whisper/captions.h"
 #include "whisper/encoder.h"
@@ -48,6 +49,10 @@ struct EngineOptions {
   // where greedy decoding made 98, for a fifth more processor time in all (base, int8, 10.24 s windows).
   int beam_size = 5;
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
+  SpeechRules voice = {0.5f, 0.35f, 4000, 4800, 0};  // what counts as speech; its padding is not used
+  // Text that the decoder is told came before each window: it makes names and spelling like these more likely. At most 200
+  // tokens are used, the last ones of `initial_prompt` and the first ones of `hotwords`.
+  std::string initial_prompt, hotwords;
   std::optional<LiveOptions> live; // captions soon after they are said; ignored for features; see set_live()
 };
 
@@ -62,6 +67,8 @@ struct Result {
   Kind kind = Kind::kInterrupted;
   std::vector<Segment> segments;
   std::vector<Word> partial;       // live only: what is being said after them, to be shown but not kept
+  // Live only: audio before `settled` that was given up because it waited too long, and how long it had, in seconds.
+  double skipped_seconds = 0, lag_seconds = 0;
   // Everything before this sample is final: text that was said there has been returned.
   int64_t settled = 0;
   // kFeatures: row-major [positions][d_model]; the first `valid_positions` of them come from audio.
@@ -76,6 +83,10 @@ struct EngineStats {
   uint64_t encodes = 0;            // encoder runs, windows planned anew included
   uint64_t skipped_windows = 0;    // silent: never encoded
   uint64_t retries = 0;            // windows decoded again because of a loop
+  uint64_t forced_words = 0;       // live: final because their time was up, neither sure nor confirmed
+  uint64_t invented_words = 0;     // dropped because nobody said them
+  double skipped_seconds = 0;      // live: audio given up because it waited too long
+  Overload overload = Overload::kNone;  // live: at the last window
   double encode_seconds = 0;       // from submission to result, summed over encoder runs
   double decode_seconds = 0;       // spent decoding
   double audio_seconds = 0;        // settled
@@ -92,8 +103,10 @@ class Engine {
   explicit Engine(const EngineOptions& options,
                   const std::function<void(const std::string& what, double fraction)>& progress = {},
                   const std::atomic<bool>* cancel = nullptr);
-  // As above with an encoder made by the caller, for tests.
-  Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder);
+  // As above with an encoder made by the caller and a clock in seconds, for tests. The clock is read on any thread that
+  // calls push(), drain() or next().
+  Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder,
+         std::function<double()> clock = {});
   ~Engine();
 
   const Model& model() const;
@@ -120,6 +133,8 @@ class Engine {
 
   // Takes effect with the next window. Any thread. Throws Error(kInvalidUse) for a language the model does not know.
   void set_language(const std::string& language);
+  // Takes effect with the next window. Any thread.
+  void set_prompt(const std::string& initial_prompt, const std::string& hotwords);
   // Takes effect with the next stream: before the first sample, or after drain() or flush(). Any thread.
   void set_live(const std::optional<LiveOptions>& live);
   EngineStats stats() const;

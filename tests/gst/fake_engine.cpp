@@ -220,6 +220,11 @@ void Engine::set_language(const std::string& language) {
   state_->language = language;
 }
 
+void Engine::set_prompt(const std::string& initial_prompt, const std::string& hotwords) {
+  std::lock_guard<std::mutex> control(fake.mutex);
+  fake.prompt = initial_prompt + "|" + hotwords;
+}
+
 void Engine::set_live(const std::optional<LiveOptions>& live) {
   Lock lock(state_->mutex);
   state_->live = live;

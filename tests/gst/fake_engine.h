@@ -35,6 +35,7 @@ struct FakeEngine {
   whisperxdna2::EncoderInfo info;         // of every engine, at any time
   whisperxdna2::EngineOptions options;    // of the engine made last
   std::optional<whisperxdna2::LiveOptions> live;  // as set last
+  std::string prompt;                     // as set last: initial prompt, "|", hotwords
 
   // Before each test.
   void reset();

@@ -98,7 +98,8 @@ GST_END_TEST;
 
 // Of numbers that are no mere counts.
 static const std::map<std::string, std::string> kUnits = {
-    {"audio-context", " positions"}, {"latency", " ms"}, {"lateness", " ms"}};
+    {"audio-context", " positions"}, {"latency", " ms"}, {"lateness", " ms"},
+    {"vad-min-speech", " ms"}, {"vad-min-silence", " ms"}, {"live-hop", " ms"}, {"live-pause", " ms"}, {"max-lag", " ms"}};
 
 // Each property's comment in the source has its meaning, its default (as the class has it, with the unit of a number) and
 // the version that brought it.

@@ -165,6 +165,14 @@ class Recognition(unittest.TestCase):
     def test_no_words_without_speech(self):
         self.assertEqual(self.summary['words_without_speech'], 0)
 
+    def test_hotwords_make_a_name_likely(self):
+        self.assertNotIn('Wentworth', self.clips['mls_es_13697']['text'])
+        with tempfile.NamedTemporaryFile(suffix='.json') as out:
+            subprocess.run([ROOT / 'tools' / 'score', ROOT / 'tests' / 'data' / 'audio', '--build', BUILD, '--only',
+                            'mls_es_13697', '--property', 'hotwords=Wentworth', '--json', out.name], check=True)
+            [clip] = json.load(open(out.name, encoding='utf-8'))['clips']
+        self.assertIn('Wentworth', clip['text'])
+
     def test_no_loops(self):
         self.assertEqual(self.summary['loops'], 0)
 

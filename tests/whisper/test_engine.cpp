@@ -9,6 +9,7 @@
 
 #include "tests/fake_encoder.h"
 #include "tests/fake_model.h"
+#include "tests/npy.h"
 #include "whisper/engine.h"
 
 using namespace whisperxdna2;
@@ -235,6 +236,84 @@ START_TEST(the_engine_is_idle_when_all_that_can_be_made_of_the_audio_is_out) {
 }
 END_TEST
 
+namespace {
+
+// Its encodings take simulated time, in which `pass` may do something.
+class TimedEncoder : public FakeEncoder {
+ public:
+  explicit TimedEncoder(std::function<void()> pass) : FakeEncoder(80, 64), pass_(std::move(pass)) {}
+  const float* wait(int slot, std::chrono::steady_clock::time_point deadline) override {
+    pass_();
+    return FakeEncoder::wait(slot, deadline);
+  }
+
+ private:
+  const std::function<void()> pass_;
+};
+
+// 40 s of speech that come live, to an encoder that needs `cost` seconds for a window. All in simulated time.
+struct SlowStream {
+  double skipped = 0, latest = 0;  // seconds
+  uint64_t windows = 0;
+
+  SlowStream(double cost, double max_lag) {
+    const Npy<int16_t> jfk = load_npy<int16_t>("dsp/jfk.npy");
+    std::atomic<int> step{0};  // of 0.1 s, each
+    EngineOptions o;
+    o.output = Output::kWords;
+    o.language = "en";
+    o.live = LiveOptions();
+    o.live->max_lag = max_lag;
+    Engine* source = nullptr;
+    const auto pass = [&] {
+      const int at = step++ * 1600;
+      if (at >= 400 * 1600) return;  // the stream has ended
+      float x[1600];
+      for (int i = 0; i < 1600; ++i) x[i] = jfk.data[(at + i) % jfk.data.size()] / 32768.0f;
+      source->push(x, 1600);
+    };
+    Engine engine(o, model(), std::make_unique<TimedEncoder>([&] {
+                    for (int i = 0; i < 10 * cost; ++i) pass();
+                  }),
+                  [&] { return step * 0.1; });
+    source = &engine;
+    std::thread consumer([&] {
+      int64_t settled = 0;
+      for (Result r = engine.next(); r.kind == Result::Kind::kSegments; r = engine.next()) {
+        ck_assert_int_ge(r.settled, settled);
+        settled = r.settled;
+        skipped += r.skipped_seconds;
+        if (r.skipped_seconds > 0) ck_assert(r.lag_seconds >= max_lag);
+        latest = std::max(latest, step * 0.1 - static_cast<double>(settled) / 16000);
+      }
+    });
+    while (step < 400) {
+      while (!engine.stats().idle) std::this_thread::sleep_for(milliseconds(1));
+      if (step < 400) pass();
+    }
+    engine.drain();
+    consumer.join();
+    windows = engine.stats().windows;
+    ck_assert_double_eq_tol(engine.stats().skipped_seconds, skipped, 1e-6);
+  }
+};
+
+}  // namespace
+
+START_TEST(live_audio_that_waits_too_long_is_given_up) {
+  const SlowStream slow(6, 4);
+  ck_assert_double_ge(slow.skipped, 5);
+  ck_assert_double_le(slow.skipped, 35);
+  ck_assert_double_le(slow.latest, 4 + 2 * 6 + 4);
+  ck_assert_uint_ge(slow.windows, 3);
+}
+END_TEST
+
+START_TEST(live_audio_is_kept_where_that_is_wanted) {
+  ck_assert_double_eq_tol(SlowStream(6, 0).skipped, 0, 1e-9);
+}
+END_TEST
+
 START_TEST(an_empty_stream_drains_at_once) {
   Rig rig(Output::kCaptions);
   rig.engine->drain();
@@ -360,6 +439,8 @@ int main() {
   tcase_add_test(tc, after_a_flush_the_stream_starts_at_zero_and_old_audio_is_gone);
   tcase_add_test(tc, streams_follow_each_other_through_drain);
   tcase_add_test(tc, the_engine_is_idle_when_all_that_can_be_made_of_the_audio_is_out);
+  tcase_add_test(tc, live_audio_that_waits_too_long_is_given_up);
+  tcase_add_test(tc, live_audio_is_kept_where_that_is_wanted);
   tcase_add_test(tc, an_empty_stream_drains_at_once);
   tcase_add_test(tc, silence_costs_no_encoding_and_gives_no_words);
   tcase_add_test(tc, captions_settle_up_to_the_end);
