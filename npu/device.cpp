@@ -249,15 +249,16 @@ void Device::run(Command& command) {
       // Most of the expected time asleep, then looks that cost little against it and come little too late.
       std::this_thread::sleep_for(microseconds(static_cast<int64_t>(command.expected_us * 0.8)));
       const bool overslept = over();
-      // Time asleep, and not the clock's, which goes on while this process is stopped.
-      for (microseconds waited(0), pause; !over(); waited += pause) {
+      // Time in which this process was stopped does not count: a sleep is worth 20 ms at most.
+      for (microseconds waited(0); !over();) {
         if (waited > kCommandLimit) {
           throw Error(ErrorCode::kDevice, "the NPU did not end a command in " +
                                               std::to_string(kCommandLimit.count()) + " s" + kAdvice);
         }
-        const auto elapsed = std::chrono::duration_cast<microseconds>(Clock::now() - began);
-        pause = std::clamp(elapsed / 32, microseconds(10), microseconds(500));
-        std::this_thread::sleep_for(pause);
+        const auto before = Clock::now();
+        const auto elapsed = std::chrono::duration_cast<microseconds>(before - began);
+        std::this_thread::sleep_for(std::clamp(elapsed / 32, microseconds(10), microseconds(500)));
+        waited += std::min(std::chrono::duration_cast<microseconds>(Clock::now() - before), microseconds(20000));
       }
       // Another's command may have been ahead in the queue: more is believed little by little, less at once.
       const double seen_us = std::chrono::duration<double, std::micro>(Clock::now() - began).count();

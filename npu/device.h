@@ -95,6 +95,8 @@ class Device {
   // failed for everyone, and the command may still be running: see bury().
   void execute(Command& command);
   bool failed() const { return failed_; }
+  // Makes it failed, for a user to whom something else than a command failed that only a new context can bring back.
+  void fail();
   // For users who do not get what they need from a device that has not failed, such as memory.
   static void leave_alone_for_a_while();
   // Of the delays before a device that has failed is opened anew. For tests.
@@ -110,7 +112,6 @@ class Device {
   void self_test(const std::shared_ptr<Device>& self);
   void run(Command& command);
   void start(Command& command);
-  void fail();
   void keep_awake();
 
   xrt::device device_;

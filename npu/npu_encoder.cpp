@@ -128,8 +128,13 @@ class NpuSchedule : public EncoderSchedule {
     if (!binding_) let_go_of_failed_devices();
     const bool bound = attempt([&] {
       const std::shared_ptr<Device> device = Device::open();
-      const auto model = binding_ ? binding_->model : DeviceModel::get(device, shared_.model, shared_.threads);
-      binding_ = std::make_shared<Binding>(model, positions, shared_.kind);
+      try {
+        const auto model = binding_ ? binding_->model : DeviceModel::get(device, shared_.model, shared_.threads);
+        binding_ = std::make_shared<Binding>(model, positions, shared_.kind);
+      } catch (const Error& e) {
+        if (e.code() == ErrorCode::kDevice) device->fail();
+        throw;
+      }
       std::lock_guard<std::mutex> lock(shared_.mutex);
       shared_.device = device->name();
       shared_.firmware = device->firmware();
@@ -216,6 +221,7 @@ class NpuSchedule : public EncoderSchedule {
     } catch (const std::exception& e) {
       failure = explain(e);
     }
+    if (binding_ && failure->code() == ErrorCode::kDevice) binding_->model->device().fail();
     release();
     {
       std::lock_guard<std::mutex> lock(shared_.mutex);

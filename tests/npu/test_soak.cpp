@@ -107,8 +107,8 @@ class Windows {
 
 START_TEST(windows_with_random_faults_are_right_and_leave_nothing) {
   setenv("WHISPERXDNA2_OVERLAY", overlay_path.c_str(), 1);
-  control("mode=fast watchdog_ms=20 replug_ms=20");
-  npu::Device::set_delays(milliseconds(1), milliseconds(30));
+  control("mode=fast watchdog_ms=20 replug_ms=5");
+  npu::Device::set_delays(milliseconds(1), milliseconds(4));
   const auto model = make_fake_model(kWidth);
   Windows all(model);  // has made the pool's threads, which stay, as does XRT once loaded
   npu::make_npu_encoder(model, Precision::kInt8, 2, true);
