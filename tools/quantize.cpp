@@ -29,7 +29,8 @@ constexpr char kUsage[] =
     "  --beside        write the result beside the model, where it is found first, not into the cache\n"
     "  --dry-run       write nothing\n"
     "  --check WAV     a window that is compared with f32 (may be repeated); default: the bundled speech\n"
-    "  --measure FILE  measure anew what the library brings for a model (whisper/data/README.md), and write that\n"
+    "  --measure FILE  measure what the library is to bring for a model (whisper/data/README.md), on the bundled speech and\n"
+    "                  the WAVs, and write that\n"
     "  --threads N     default: as many as there are processors\n";
 
 [[noreturn]] void usage(FILE* to, int status) {
@@ -78,6 +79,7 @@ Options parse(int argc, char** argv) {
 Calibration calibrate(const std::shared_ptr<const Model>& model, const Options& o) {
   const auto progress = [](double fraction) { std::fprintf(stderr, "\rcalibrating %3.0f %%", 100 * fraction); };
   Calibrator calibrator(model, o.threads);
+  for (int clip = 0; clip < kBundledClips && !o.measure.empty(); ++clip) calibrator.add_speech(bundled_speech(clip));
   for (size_t i = 0; i < o.speech.size(); ++i) {
     progress(static_cast<double>(i) / static_cast<double>(o.speech.size()));
     calibrator.add_speech(read_wav(o.speech[i]));

@@ -10,7 +10,7 @@ asm(".section .rodata\n"
     ".hidden whisperxdna2_bundled_speech\n"
     ".global whisperxdna2_bundled_speech\n"
     "whisperxdna2_bundled_speech:\n"
-    ".incbin \"" SPEECH_FILE "\"\n"
+    ".incbin \"" SPEECH_FILE "\" # " SPEECH_FILE_SUM "\n"
     ".previous\n");
 extern "C" const int16_t whisperxdna2_bundled_speech[];
 

@@ -14,15 +14,15 @@
 #include "base_measurements_file.h"  // made by the build, as the next one
 #include "tiny_en_measurements_file.h"
 
-#define WHISPERXDNA2_INCLUDE(symbol, file)                                   \
+#define WHISPERXDNA2_INCLUDE(symbol, file, sum)                              \
   asm(".section .rodata\n"                                                   \
       ".hidden " #symbol "\n.global " #symbol "\n" #symbol ":\n"             \
-      ".incbin \"" file "\"\n"                                               \
+      ".incbin \"" file "\" # " sum "\n"                                     \
       ".hidden " #symbol "_end\n.global " #symbol "_end\n" #symbol "_end:\n" \
       ".previous\n");                                                        \
   extern "C" const char symbol[], symbol##_end[];
-WHISPERXDNA2_INCLUDE(whisperxdna2_measurements_base, BASE_MEASUREMENTS_FILE)
-WHISPERXDNA2_INCLUDE(whisperxdna2_measurements_tiny_en, TINY_EN_MEASUREMENTS_FILE)
+WHISPERXDNA2_INCLUDE(whisperxdna2_measurements_base, BASE_MEASUREMENTS_FILE, BASE_MEASUREMENTS_FILE_SUM)
+WHISPERXDNA2_INCLUDE(whisperxdna2_measurements_tiny_en, TINY_EN_MEASUREMENTS_FILE, TINY_EN_MEASUREMENTS_FILE_SUM)
 
 namespace whisperxdna2 {
 namespace {

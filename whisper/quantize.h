@@ -51,7 +51,7 @@ class Calibrator {
   ~Calibrator();
   // One window: mel is [n_mels][2 * positions]. Throws Error(kInterrupted) soon after *cancel became true (may be null).
   void add(const float* mel, int positions, const std::atomic<bool>* cancel = nullptr);
-  // Speech, mono at 16 kHz, in windows of 10.24 s: full ones, and from the start of each two that end in padding.
+  // Speech, mono at 16 kHz, in stretches of 10.24 s: each as it is, in noise of two kinds, and its beginning with padding.
   // progress(fraction) is called on this thread between windows; it may be empty.
   void add_speech(const std::vector<float>& samples, const std::function<void(double)>& progress = {},
                   const std::atomic<bool>* cancel = nullptr);

@@ -1,6 +1,7 @@
 #include "kernels/cpu/int8_linear.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 namespace whisperxdna2 {
@@ -28,13 +29,10 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
   for (int n = 0; n < out_; ++n) {
     const int8_t* from = l.weight + static_cast<size_t>(n) * in_;
     int8_t* to = &panels_[static_cast<size_t>(n / panel) * panel * in_ + (n % panel) * step];
-    int32_t sum = 0;
-    for (int k = 0; k < in_; ++k) {
-      to[static_cast<size_t>(k / step) * panel * step + k % step] = from[k];
-      sum += from[k];
-    }
+    for (int k = 0; k < in_; k += step) std::copy_n(from + k, step, to + static_cast<size_t>(k) * panel);
     if (format_ == Int8Format::kQuads) {
       // The inputs carry an offset of 128. Modulo 2^32: only the whole sum need fit.
+      const int32_t sum = std::accumulate(from, from + in_, 0);
       start_[n] = static_cast<int32_t>(static_cast<uint32_t>(start_[n]) - 128u * static_cast<uint32_t>(sum));
     }
   }

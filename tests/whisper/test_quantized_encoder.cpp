@@ -257,7 +257,7 @@ START_TEST(encoder_is_made_once_and_then_read) {
   changed.layers[0].fc2.bias[0] ^= 1;
   const std::string other = serialize(changed, model->content_key);
   ck_assert(other != made);
-  ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 1, other).c_str(), "");
+  ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 2, other).c_str(), "");
   ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == other);
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
@@ -268,9 +268,9 @@ START_TEST(broken_encoder_in_the_cache_is_made_again) {
   const std::shared_ptr<const Model> model = make_fake_model();
   const std::string made = serialize(quantized_encoder(model, 2), model->content_key);
   for (const std::string& broken : {std::string("nonsense"), made.substr(0, made.size() - 1), "other" + made}) {
-    ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 1, broken).c_str(), "");
+    ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 2, broken).c_str(), "");
     ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == made);
-    ck_assert(read_derived(model->content_key, "int8-encoder", 1) == made);
+    ck_assert(read_derived(model->content_key, "int8-encoder", 2) == made);
   }
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
@@ -314,7 +314,7 @@ START_TEST(calibration_reports_and_can_be_stopped) {
   }
   ck_assert(interrupted);
   ck_assert(reported == (std::vector<double>{0, 0.25, 0.5}));
-  ck_assert(!read_derived("fake", "int8-encoder", 1));
+  ck_assert(!read_derived("fake", "int8-encoder", 2));
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
 END_TEST
@@ -377,10 +377,13 @@ START_TEST(brought_ranges_are_those_of_the_model) {
   const std::shared_ptr<const Model> model = base();
   const std::optional<Measurements> brought = stored_measurements(*model);
   ck_assert(brought.has_value());
-  std::vector<float> speech = bundled_speech(1);
-  speech.resize(320 * kFrameHop);
+  constexpr int kContent = 320;
+  LogMel front_end(model->dims.n_mels);
+  front_end.push(bundled_speech(1).data(), int64_t{kContent} * kFrameHop);
+  std::vector<float> mel(static_cast<size_t>(model->dims.n_mels) * kCalibrationFrames);
+  front_end.window(0, kContent, kCalibrationFrames, mel.data());
   Calibrator calibrator(model, 2);
-  calibrator.add_speech(speech);
+  calibrator.add(mel.data(), kPositions);
   const auto within = [](const std::vector<float>& inner, const std::vector<float>& outer, float sign) {
     int outside = 0;
     for (size_t c = 0; c < inner.size(); ++c) {
