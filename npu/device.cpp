@@ -28,6 +28,8 @@ constexpr char kNode[] = "/dev/accel/accel0";
 // What to do about a failure that has its cause in the device.
 constexpr char kAdvice[] =
     " (the kernel's log, dmesg, may say why; whisperxdna2-check-npu tests the NPU; backend=cpu does without)";
+// PCI device of the first generation, from the driver (drivers/accel/amdxdna/aie2_pci.c); the second's is 0x17f0.
+constexpr char kXdna1[] = "0x1502";
 constexpr char kGone[] = "the NPU was removed, or its driver unloaded, while it worked: it is used again once it is back";
 // A command takes a millisecond, 0.15 s where it wakes the device, and the driver's watchdog ends one that hangs after 2 s.
 // Only where that does not help either is a command given up while it runs.
@@ -79,6 +81,13 @@ void delay_next_open() {
   if (now > r.not_before + 2 * r.longest_delay) r.delay = r.first_delay;
   r.not_before = now + r.delay;
   r.delay = std::min(2 * r.delay, r.longest_delay);
+}
+
+// What a device says of itself on the PCI bus. bdf: its address there.
+std::string pci_attribute(const std::string& bdf, const char* name) {
+  std::string value;
+  std::ifstream("/sys/bus/pci/devices/" + bdf + "/" + name) >> value;
+  return value;
 }
 
 Error no_npu() {
@@ -161,13 +170,18 @@ Device::Device() {
   // device's properties in this process.
   if (access(kNode, F_OK) != 0) throw no_npu();
   device_ = xrt::device(0);
+  const std::string bdf = device_.get_info<xrt::info::device::bdf>();
+  if (pci_attribute(bdf, "device") == kXdna1) {
+    throw Error(ErrorCode::kUnsupported, "the NPU is an XDNA1 (Ryzen 7040 or 8040), whose array is another: an XDNA2 is needed "
+                                         "(Ryzen AI 300 or later); backend=cpu does without");
+  }
   const OverlayFile file = load_overlay();
   variant_ = file.variant;
   device_.register_xclbin(file.xclbin);
   context_ = xrt::hw_context(device_, file.xclbin.get_uuid());
   kernel_ = xrt::kernel(context_, overlay::kKernelName);
   name_ = device_.get_info<xrt::info::device::name>();
-  std::ifstream("/sys/bus/pci/devices/" + device_.get_info<xrt::info::device::bdf>() + "/fw_version") >> firmware_;
+  firmware_ = pci_attribute(bdf, "fw_version");
   nothing_ = make_instructions(encode(token_set_up(*variant_)));
 }
 

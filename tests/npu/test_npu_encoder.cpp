@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <thread>
@@ -433,6 +434,15 @@ START_TEST(overlay_of_another_version_is_refused) {
 }
 END_TEST
 
+START_TEST(first_generation_is_refused) {
+  const auto become = [](const char* device) { std::ofstream("/sys/bus/pci/devices/0000:c5:00.1/device") << device << "\n"; };
+  become("0x1502");
+  const Error error = refusal();
+  become("0x17f0");
+  assert_says(error, ErrorCode::kUnsupported, "the NPU is an XDNA1");
+}
+END_TEST
+
 START_TEST(foreign_overlay_is_found_by_the_self_test) {
   use_overlay("vadd");
   assert_says(refusal(), ErrorCode::kDevice, "an overlay that does not belong to this program");
@@ -539,6 +549,7 @@ int main(int, char** arguments) {
   tcase_add_test(missing, missing_overlay_is_named);
   tcase_add_test(missing, file_that_is_no_overlay_is_refused);
   tcase_add_test(missing, overlay_of_another_version_is_refused);
+  tcase_add_test(missing, first_generation_is_refused);
   tcase_add_test(missing, foreign_overlay_is_found_by_the_self_test);
   tcase_add_loop_test(missing, missing_memory_is_named, 0, 12);
   tcase_add_test(missing, setting_that_breaks_flushes_is_named);
