@@ -115,7 +115,7 @@ static Suite* closedcaption_suite(void) {
 
 int main(int argc, char** argv) {
   gst_check_init(&argc, &argv);
-  for (const char* name : {"tttocea608", "cea608tott", "transcriberbin", "textwrap", "cccombiner"}) {
+  for (const char* name : {"tttocea608", "cea608tott", "transcriberbin", "textwrap", "cccombiner", "cea608mux"}) {
     GstElementFactory* factory = gst_element_factory_find(name);
     if (!factory) {
       std::printf("skipped: there is no element %s (gst-plugins-rs: closedcaption and textwrap; gst-plugins-bad)\n", name);
