@@ -70,7 +70,8 @@ class BurnIn(ExampleTest):
         candidates = [drawn(text) for text in texts] + [picture(bytes([16]) * (WIDTH * HEIGHT))]
         checked = set()
         for at, frame in self.frames:
-            shown = [i for i, caption in enumerate(self.captions) if caption['start'] <= at < caption['end']]
+            # textoverlay draws a text on each frame of which it is a part.
+            shown = [i for i, caption in enumerate(self.captions) if caption['start'] < at + 1 / RATE and at < caption['end']]
             due = shown[0] if shown else len(texts)
             apart = [abs(frame - candidate).mean() for candidate in candidates]
             self.assertEqual(apart.index(min(apart)), due, (at, apart))
