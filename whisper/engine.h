@@ -45,9 +45,9 @@ struct EngineOptions {
   Output output = Output::kCaptions;
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
-  // Hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding. Over 861 words of English five beams made 85 errors
-  // where greedy decoding made 98, for a fifth more processor time in all (base, int8, 10.24 s windows). But they follow
-  // what is likely where nothing is clear: a loop in noisy speech, two words in music, where greedy decoding wrote none.
+  // Hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding. On 2341 words of English, five beams made 9.0 % errors
+  // where greedy decoding made 9.8, for a fifth more processor time in all (base, int8, 10.24 s windows). But they follow
+  // what is likely where nothing is clear: a loop in noisy speech and a further word in music.
   int beam_size = 1;
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
   SpeechRules voice = {0.5f, 0.35f, 4000, 4800, 0};  // what counts as speech; its padding is not used
