@@ -93,19 +93,23 @@ class CountingLive(unittest.TestCase):
         self.assertIsNone(score.spread([]))
 
 
+def scored(*arguments):
+    """What tools/score finds in tests/data/audio."""
+    with tempfile.NamedTemporaryFile(suffix='.json') as out:
+        ran = subprocess.run([ROOT / 'tools' / 'score', ROOT / 'tests' / 'data' / 'audio', '--build', BUILD, *arguments,
+                              '--json', out.name], capture_output=True, text=True)
+        print(ran.stdout, ran.stderr, sep='\n')
+        if ran.returncode:
+            raise RuntimeError(ran.stderr)
+        return json.load(open(out.name, encoding='utf-8'))
+
+
 class Live(unittest.TestCase):
     """Live text in simulated time: the same at every run and on every machine, but for the encoder's arithmetic."""
 
     @classmethod
     def setUpClass(cls):
-        with tempfile.NamedTemporaryFile(suffix='.json') as out:
-            ran = subprocess.run([ROOT / 'tools' / 'score', ROOT / 'tests' / 'data' / 'audio', '--build', BUILD, '--live',
-                                  '--only', 'jfk', 'ls_3853-163249-0037', 'vctk_p225_023', 'silence',
-                                  '--json', out.name], capture_output=True, text=True)
-            print(ran.stdout, ran.stderr, sep='\n')
-            if ran.returncode:
-                raise RuntimeError(ran.stderr)
-            found = json.load(open(out.name, encoding='utf-8'))
+        found = scored('--live', '--only', 'jfk', 'ls_3853-163249-0037', 'vctk_p225_023', 'silence')
         cls.summary = found['summary']
         cls.clips = {clip['id']: clip for clip in found['clips']}
 
@@ -142,13 +146,7 @@ class Recognition(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        with tempfile.NamedTemporaryFile(suffix='.json') as out:
-            ran = subprocess.run([ROOT / 'tools' / 'score', ROOT / 'tests' / 'data' / 'audio', '--build', BUILD,
-                                  '--json', out.name], capture_output=True, text=True)
-            print(ran.stdout, ran.stderr, sep='\n')
-            if ran.returncode:
-                raise RuntimeError(ran.stderr)
-            found = json.load(open(out.name, encoding='utf-8'))
+        found = scored()
         cls.summary = found['summary']
         cls.clips = {clip['id']: clip for clip in found['clips']}
 
