@@ -231,6 +231,18 @@ gst_whisper_xdna2_enc_start (GstWhisperXdna2Enc * self)
   gst_caps_unref (allowed);
 }
 
+/* Waits until no loader runs any more. A loader itself cannot: it ends by
+ * itself. */
+static void
+gst_whisper_xdna2_enc_join_loader (GstWhisperXdna2Enc * self)
+{
+  std::thread & loader = self->priv->loader;
+  if (loader.get_id () == std::this_thread::get_id ())
+    loader.detach ();
+  else if (loader.joinable ())
+    loader.join ();
+}
+
 static GstStateChangeReturn
 gst_whisper_xdna2_enc_change_state (GstElement * element,
     GstStateChange transition)
@@ -254,6 +266,9 @@ gst_whisper_xdna2_enc_change_state (GstElement * element,
       GST_ELEMENT_CLASS (parent_class)->change_state (element, transition);
 
   if (transition == GST_STATE_CHANGE_READY_TO_NULL) {
+    /* Canceled long ago. The process may end after NULL, which no thread of
+     * ours may outlive. */
+    gst_whisper_xdna2_enc_join_loader (self);
     std::shared_ptr<Engine> engine;     /* destroyed without the lock */
     Lock lock (self->priv->lock);
     engine.swap (self->priv->engine);
@@ -503,11 +518,7 @@ static void
 gst_whisper_xdna2_enc_dispose (GObject * object)
 {
   /* A loader holds a reference: it has ended, or it drops the last one here. */
-  std::thread & loader = GST_WHISPER_XDNA2_ENC (object)->priv->loader;
-  if (loader.get_id () == std::this_thread::get_id ())
-    loader.detach ();
-  else if (loader.joinable ())
-    loader.join ();
+  gst_whisper_xdna2_enc_join_loader (GST_WHISPER_XDNA2_ENC (object));
   G_OBJECT_CLASS (parent_class)->dispose (object);
 }
 

@@ -185,7 +185,7 @@ gst_whisper_xdna2_enc_apply_language (GstWhisperXdna2Enc * self,
 }
 
 /* In a thread of its own. A canceled load ends when the engine lets it, which
- * nobody waits for; what it made is not used. */
+ * only NULL waits for; what it made is not used. */
 static void
 gst_whisper_xdna2_enc_load (GstWhisperXdna2Enc * self,
     const EngineOptions & options, std::shared_ptr<Engine> previous,

@@ -363,8 +363,6 @@ gst_whisper_xdna2_enc_push_segment (GstWhisperXdna2Enc * self,
 {
   Private *priv = self->priv;
 
-  gst_whisper_xdna2_enc_announce_language (self, segment.language);
-
   auto [pts, end] = gst_whisper_xdna2_enc_text_span (self, segment.start,
       segment.end);
   GstStructure *fields = gst_structure_new ("whisperxdna2enc/segment",
@@ -540,6 +538,8 @@ gst_whisper_xdna2_enc_run_result (GstWhisperXdna2Enc * self, Result && result,
   if (result.kind == Result::Kind::kFeatures) {
     flow = gst_whisper_xdna2_enc_push_features (self, std::move (result));
   } else {
+    /* Before a gap already: a muxer may write its header at the first event. */
+    gst_whisper_xdna2_enc_announce_language (self, result.language);
     for (const Segment & segment : result.segments) {
       flow = gst_whisper_xdna2_enc_push_segment (self, segment);
       if (flow != GST_FLOW_OK)

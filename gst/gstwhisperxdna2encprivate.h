@@ -140,7 +140,9 @@ struct Private
   guint64 fallbacks = 0;        /* times that this began */
 
   /* --- Used by who starts a load: a state change, or the streaming thread */
-  std::thread loader;           /* the last one started; it joins the ones before */
+  /* The last one started; it joins the ones before. READY to NULL waits for
+   * it. */
+  std::thread loader;
 
   /* --- Guarded by the sink pad's stream lock --- */
   GstAudioInfo info;

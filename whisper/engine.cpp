@@ -207,7 +207,7 @@ struct Engine::State {
     if (o.beam_size < 1 || o.beam_size > kMostBeams) {
       throw Error(ErrorCode::kInvalidUse, "beam-size must lie between 1 and 8, not " + std::to_string(o.beam_size));
     }
-    wanted_token(o.language);
+    written = written_language(wanted_token(o.language));
     for (auto& buffer : mel_buffers) {
       buffer.resize(static_cast<size_t>(model->dims.n_mels) * o.audio_context * kFramesPerPosition);
     }
@@ -342,9 +342,10 @@ struct Engine::State {
   Result segments_result(std::vector<Segment> segments) {
     Result r;
     r.kind = Result::Kind::kSegments;
+    r.language = written;
     r.settled = settled();
     for (Segment& s : segments) {
-      s.language = spoken;
+      s.language = written;
       s.window = window_index;
     }
     r.segments = std::move(segments);
@@ -391,19 +392,22 @@ struct Engine::State {
     return id;
   }
 
+  // Code of the language of the text, where a language token is heard or wanted; empty where it is to be detected.
+  std::string written_language(int id) const {
+    if (options.translate || !model->tokenizer->special().multilingual) return "en";
+    return id < 0 ? "" : model->tokenizer->language_code(id);
+  }
+
   // Language token for the features at hand, of a window in this speech segment: as set, or the one that is heard.
   int language_token(const std::string& wanted, int64_t segment) {
     const SpecialTokens& special = model->tokenizer->special();
-    if (!special.multilingual) {
-      spoken = "en";
-      return -1;
-    }
+    if (!special.multilingual) return -1;
     int id = wanted_token(wanted);
     if (id < 0) {
       if (language_lock.open(segment)) language_lock.hear(segment, decoder->detect_language());
       id = special.language_begin + language_lock.language();
     }
-    spoken = model->tokenizer->language_code(id);
+    written = written_language(id);
     return id;
   }
 
@@ -459,7 +463,7 @@ struct Engine::State {
     r.compression_ratio = d.compression_ratio;
     if (d.no_speech_prob > kNoSpeech && d.mean_log_prob < kUnsure) return r;
     int prefix_words = 0;
-    std::vector<Word> words = word_times(*model->tokenizer, spoken, prefix, d,
+    std::vector<Word> words = word_times(*model->tokenizer, written, prefix, d,
                                          static_cast<int>(model->alignment_heads.size()), content, &prefix_words);
     r.words.assign(std::make_move_iterator(words.begin() + prefix_words), std::make_move_iterator(words.end()));
     r.words.erase(std::remove_if(r.words.begin(), r.words.end(), [](const Word& w) { return w.text.empty(); }),
@@ -551,7 +555,7 @@ struct Engine::State {
   SegmentShaper shaper;
   bool finished = false;  // the shaper has been closed for this stream
   LanguageLock language_lock;
-  std::string spoken;
+  std::string written;
   int64_t window_index = 0;
 };
 

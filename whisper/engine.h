@@ -67,6 +67,7 @@ struct Result {
   };
   Kind kind = Kind::kInterrupted;
   std::vector<Segment> segments;
+  std::string language;            // code of that of the text, if any; empty while it has not been detected
   std::vector<Word> partial;       // live only: what is being said after them, to be shown but not kept
   // Live only: audio before `settled` that was given up because it waited too long, and how long it had, in seconds.
   double skipped_seconds = 0, lag_seconds = 0;

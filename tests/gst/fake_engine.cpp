@@ -35,7 +35,7 @@ struct Engine::State {
   std::vector<float> samples;  // of this stream
   int64_t done = 0;            // of these, recognized
   int64_t windows = 0;
-  std::string language;
+  std::string language, written;
   EngineStats stats;
 
   std::optional<LiveOptions> live;
@@ -77,7 +77,8 @@ struct Engine::State {
     s.window = windows;
     caption.clear();
     std::lock_guard<std::mutex> lock(fake.mutex);
-    s.language = language.empty() || language == "auto" ? fake.detected_language : language;
+    written = language.empty() || language == "auto" ? fake.detected_language : language;
+    s.language = written;
     out->push_back(s);
   }
 
@@ -192,6 +193,7 @@ Result Engine::next() {
       s.end_word(s.done);
       s.end_caption(&r.segments);
     }
+    r.language = s.written;
     if (s.live) r.partial = s.caption;
     r.settled = s.done;
     if (s.word) r.settled = s.word_start;

@@ -84,17 +84,22 @@ GST_START_TEST(test_stopping_while_loading_cancels) {
 }
 GST_END_TEST;
 
-// A load that does not heed its cancellation holds up nobody, and what it makes is not used.
-GST_START_TEST(test_stopping_does_not_wait_for_a_load) {
-  fake.load_ms = 1500;
+// A load that does not heed its cancellation does not hold up READY, and what it makes is not used. NULL waits for it: the
+// process may end afterwards, and its destructors must not run beside a load.
+GST_START_TEST(test_no_load_outlives_null) {
+  fake.load_ms = 100;
   fake.load_ignores_cancel = true;
   GstElement* element = gst_element_factory_make("whisperxdna2enc", nullptr);
+  const gint64 start = g_get_monotonic_time();
   for (int i = 0; i < 3; ++i) {
     set_state(element, GST_STATE_PAUSED);
-    set_state(element, GST_STATE_NULL);
+    set_state(element, GST_STATE_READY);
   }
+  fail_unless(g_get_monotonic_time() - start < 100 * 1000 * slowness());
+  set_state(element, GST_STATE_NULL);
+  ck_assert_int_eq(fake.made, 3);
+  ck_assert_int_eq(fake.alive, 0);
   gst_object_unref(element);
-  eventually([] { return fake.made == 3 && fake.alive == 0; });
 }
 GST_END_TEST;
 
@@ -295,8 +300,8 @@ GST_START_TEST(test_files_and_threads_are_constant_over_100_cycles) {
     }
   }
   ck_assert_int_le(Bench::open_files(), files);
-  // GLib's thread pool lets idle threads end when it likes.
-  ck_assert_int_le(Bench::threads(), threads + 1);
+  // GLib's thread pool keeps two idle ones, or fewer; and a thread that has been joined by its task may not have ended.
+  eventually([&] { return Bench::threads() <= threads + 2; });
 }
 GST_END_TEST;
 
@@ -684,7 +689,7 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_states_without_a_model);
   tcase_add_test(tc, test_pausing_does_not_wait_for_the_model);
   tcase_add_test(tc, test_stopping_while_loading_cancels);
-  tcase_add_test(tc, test_stopping_does_not_wait_for_a_load);
+  tcase_add_test(tc, test_no_load_outlives_null);
   tcase_add_test(tc, test_loading_reports_progress);
   tcase_add_test(tc, test_notices_become_info_messages);
   tcase_add_test(tc, test_text_after_ready_cycle);

@@ -284,7 +284,8 @@ START_TEST(description_names_processor_and_instruction_set) {
   ck_assert_str_eq(info.backend.c_str(), "cpu");
   ck_assert_str_eq(info.precision.c_str(), "f32");
   ck_assert_str_eq(info.firmware.c_str(), "");
-  ck_assert_str_eq(info.device.c_str(), (cpu_name() + " (" + isa_name(isa()) + ")").c_str());
+  const std::string device = cpu_name() + " (" + isa_name(isa()) + ")";
+  ck_assert_str_eq(info.device.c_str(), device.c_str());
 }
 END_TEST
 
