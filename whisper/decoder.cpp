@@ -35,11 +35,11 @@ float zlib_ratio(std::string text) {
 }  // namespace
 
 struct Decoder::State {
-  State(std::shared_ptr<const Model> m, Precision precision, int n_threads)
+  State(std::shared_ptr<const Model> m, Precision precision, int n_threads, const std::atomic<bool>* cancel)
       : model(std::move(m)),
         dims(model->dims),
         threads(n_threads > 0 ? n_threads : ThreadPool::available_processors()),
-        network(model, precision != Precision::kF32, threads),
+        network(model, precision != Precision::kF32, threads, cancel),
         numbers(dims.n_text_ctx) {
     std::iota(numbers.begin(), numbers.end(), 0);
   }
@@ -62,8 +62,8 @@ struct Decoder::State {
   std::vector<DecoderNetwork::Row> rows;
 };
 
-Decoder::Decoder(std::shared_ptr<const Model> model, Precision precision, int threads)
-    : state_(std::make_unique<State>(std::move(model), precision, threads)) {}
+Decoder::Decoder(std::shared_ptr<const Model> model, Precision precision, int threads, const std::atomic<bool>* cancel)
+    : state_(std::make_unique<State>(std::move(model), precision, threads, cancel)) {}
 Decoder::~Decoder() = default;
 Decoder::Decoder(Decoder&&) noexcept = default;
 

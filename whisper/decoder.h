@@ -52,8 +52,10 @@ struct DecodeResult {
 class Decoder {
  public:
   // kF32: the matrices as the model has them (f32, f16, bf16). Otherwise int8, made here (a tenth of a second for base).
-  // threads: 0 = as many as there are processors. Results do not depend on it.
-  explicit Decoder(std::shared_ptr<const Model> model, Precision precision = Precision::kAuto, int threads = 0);
+  // threads: 0 = as many as there are processors. Results do not depend on it. Throws Error(kInterrupted) soon after *cancel
+  // (may be null) became true.
+  explicit Decoder(std::shared_ptr<const Model> model, Precision precision = Precision::kAuto, int threads = 0,
+                   const std::atomic<bool>* cancel = nullptr);
   ~Decoder();
   Decoder(Decoder&&) noexcept;
 

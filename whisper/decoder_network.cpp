@@ -1,6 +1,7 @@
 #include "whisper/decoder_network.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <mutex>
 
@@ -8,6 +9,7 @@
 #include "kernels/cpu/f32_kernels.h"
 #include "kernels/cpu/gemv.h"
 #include "kernels/cpu/linear.h"
+#include "whisper/error.h"
 
 namespace whisperxdna2 {
 
@@ -87,11 +89,15 @@ struct Block {
 
 // Points into the model where matrices are not int8.
 struct DecoderWeights {
-  DecoderWeights(const Model& m, bool to_int8, int threads)
-      : int8(to_int8), held(to_int8 ? nullptr : m.hold_decoder_weights()), embedding(m.token_embedding), positions(m.decoder_positions.to_f32()), norm(m.decoder_norm) {
+  DecoderWeights(const Model& m, bool to_int8, int threads, const std::atomic<bool>* cancel)
+      : int8(to_int8),
+        held(to_int8 ? nullptr : m.hold_decoder_weights()),
+        embedding(m.token_embedding),
+        positions(m.decoder_positions.to_f32()),
+        norm(m.decoder_norm) {
     for (const DecoderLayer& l : m.decoder_layers) blocks.emplace_back(l);
     if (int8) {
-      pack(threads);
+      pack(threads, cancel);
     } else {
       for (size_t i = 0; i < blocks.size(); ++i) {
         blocks[i].cross_key_value = pack_cross(m.decoder_layers[i].cross_attention, m.dims.d_model);
@@ -107,7 +113,7 @@ struct DecoderWeights {
   DecoderNorm norm;
 
  private:
-  void pack(int threads) {
+  void pack(int threads, const std::atomic<bool>* cancel) {
     std::vector<DecoderMatrix*> matrices;
     for (Block& b : blocks) {
       for (DecoderMatrix* m : {&b.query, &b.key, &b.value, &b.out, &b.cross_query, &b.cross_key, &b.cross_value,
@@ -130,6 +136,7 @@ struct DecoderWeights {
       const int out = m->w.out, in = m->w.in;
       // From the file and in pieces: the wider form of all the matrices is never in memory.
       m->stored->each_chunk([&](int64_t first, int64_t count, const float* values) {
+        if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the decoder was stopped");
         const int row = static_cast<int>(first / in);
         const MatrixView chunk{MatrixType::kF32, values, static_cast<int>(count / in), in};
         const int n = (chunk.out + kInt8PanelRows - 1) / kInt8PanelRows;
@@ -152,28 +159,32 @@ struct DecoderWeights {
 namespace {
 
 // The decoders of a model share what is prepared from it, while one of them lives.
-std::shared_ptr<const DecoderWeights> shared_weights(const std::shared_ptr<const Model>& model, bool int8, int threads) {
-  static std::mutex mutex;
+std::shared_ptr<const DecoderWeights> shared_weights(const std::shared_ptr<const Model>& model, bool int8, int threads,
+                                                      const std::atomic<bool>* cancel) {
+  static std::timed_mutex mutex;  // held while preparing, so that a second thread waits for the first one
   static std::map<std::weak_ptr<const Model>, std::weak_ptr<const DecoderWeights>, std::owner_less<>> known[2];
-  std::lock_guard<std::mutex> lock(mutex);
+  std::unique_lock<std::timed_mutex> lock(mutex, std::defer_lock);
+  while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
+    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the decoder was stopped");
+  }
   auto& of_kind = known[int8];
   for (auto it = of_kind.begin(); it != of_kind.end();) it = it->second.expired() ? of_kind.erase(it) : std::next(it);
   if (const auto it = of_kind.find(model); it != of_kind.end()) {
     if (auto w = it->second.lock()) return w;
   }
-  auto w = std::make_shared<const DecoderWeights>(*model, int8, threads);
+  auto w = std::make_shared<const DecoderWeights>(*model, int8, threads, cancel);
   of_kind[model] = w;
   return w;
 }
 
 }  // namespace
 
-DecoderNetwork::DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads)
+DecoderNetwork::DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads, const std::atomic<bool>* cancel)
     : model_(std::move(model)),
       dims_(model_->dims),
       d_(dims_.d_model),
       threads_(threads),
-      weights_(shared_weights(model_, int8, threads)),
+      weights_(shared_weights(model_, int8, threads, cancel)),
       alignment_index_(static_cast<size_t>(dims_.n_decoder_layers) * dims_.n_heads, -1) {
   const auto& heads = model_->alignment_heads;
   for (size_t i = 0; i < heads.size(); ++i) {

@@ -2,6 +2,7 @@
 // What the tokens are is decoder.h's business.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -24,7 +25,8 @@ struct DecoderWeights;
 // residual stream are f32, keys and values half precision. Otherwise matrices are as the model has them.
 class DecoderNetwork final : private StepWork {
  public:
-  DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads);
+  // Throws Error(kInterrupted) soon after *cancel (may be null) became true.
+  DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads, const std::atomic<bool>* cancel);
   ~DecoderNetwork() override;
 
   // As Decoder::set_features().

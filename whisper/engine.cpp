@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <future>
 #include <mutex>
 #include <optional>
 
@@ -190,7 +191,8 @@ struct Engine::State {
     Clock::time_point submitted;
   };
 
-  State(const EngineOptions& o, std::shared_ptr<const Model> m, std::unique_ptr<Encoder> e, std::function<double()> c)
+  State(const EngineOptions& o, std::shared_ptr<const Model> m, std::unique_ptr<Encoder> e, std::optional<Decoder> d,
+        std::function<double()> c)
       : options(o),
         model(std::move(m)),
         encoder(std::move(e)),
@@ -199,7 +201,8 @@ struct Engine::State {
         signal(mel, o.voice),
         live(o.live),
         language(o.language),
-        prompt(prompt_tokens(o.initial_prompt, o.hotwords)) {
+        prompt(prompt_tokens(o.initial_prompt, o.hotwords)),
+        decoder(std::move(d)) {
     if (o.audio_context < 64 || o.audio_context > kMaxPositions) {
       throw Error(ErrorCode::kInvalidUse, "audio-context must lie between 64 and 1500 positions of 20 ms, not " +
                                               std::to_string(o.audio_context));
@@ -211,7 +214,6 @@ struct Engine::State {
     for (auto& buffer : mel_buffers) {
       buffer.resize(static_cast<size_t>(model->dims.n_mels) * o.audio_context * kFramesPerPosition);
     }
-    if (o.output != Output::kFeatures) decoder.emplace(model, o.precision, o.threads);
     start_stream();
   }
 
@@ -578,11 +580,17 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
         model, options.threads,
         [&](double fraction) { report("preparing the model for short windows", 0.2 + 0.6 * fraction); }, cancel, &notice);
   }
-  report("preparing the encoder", 0.8);
+  report("preparing the encoder and the decoder", 0.8);
+  std::future<Decoder> decoder;  // beside the encoder: neither keeps all processors busy
+  if (options.output != Output::kFeatures) {
+    decoder = std::async(std::launch::async, [&] { return Decoder(model, options.precision, options.threads, cancel); });
+  }
   BackendChoice choice =
       make_encoder(model, options.backend, options.precision, options.threads,
                    [&](double fraction) { report("measuring the model", 0.8 + 0.2 * fraction); }, cancel);
-  state_ = std::make_unique<State>(options, model, std::move(choice.encoder), steady_seconds);
+  std::optional<Decoder> ready;
+  if (decoder.valid()) ready.emplace(decoder.get());
+  state_ = std::make_unique<State>(options, model, std::move(choice.encoder), std::move(ready), steady_seconds);
   state_->tail = std::move(tail);
   for (const std::string& n : {choice.fallback_reason, notice}) {
     if (!n.empty()) state_->notices.push_back(n);
@@ -591,9 +599,11 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
 }
 
 Engine::Engine(const EngineOptions& options, std::shared_ptr<const Model> model, std::unique_ptr<Encoder> encoder,
-               std::function<double()> clock)
-    : state_(std::make_unique<State>(options, std::move(model), std::move(encoder),
-                                     clock ? std::move(clock) : steady_seconds)) {
+               std::function<double()> clock) {
+  std::optional<Decoder> decoder;
+  if (options.output != Output::kFeatures) decoder.emplace(model, options.precision, options.threads);
+  state_ = std::make_unique<State>(options, std::move(model), std::move(encoder), std::move(decoder),
+                                   clock ? std::move(clock) : steady_seconds);
   state_->tail.assign(static_cast<size_t>(kTailRows) * state_->model->dims.d_model, 0.0f);
 }
 
