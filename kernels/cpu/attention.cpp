@@ -47,7 +47,7 @@ void attention(const float* qkv, int rows, int heads, float* out, AttentionScrat
   pool.parallel_for(workers, heads * tiles, [&](int i) {
     const int head = i / tiles, row = i % tiles * kTileRows;
     // One tile per thread, not per task: it stays in the cache.
-    thread_local std::vector<float> tile;
+    thread_local AlignedVector<float> tile;
     tile.resize(std::max(tile.size(), static_cast<size_t>(kTileRows) * columns));
     float* scores = tile.data();
     float inverse[kTileRows];

@@ -2,8 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
-
+#include "kernels/cpu/aligned_vector.h"
 #include "kernels/cpu/f32_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -13,7 +12,7 @@ constexpr int kHeadWidth = 64;  // of every Whisper model
 
 // Scratch memory of attention(), kept between calls. One per caller.
 struct AttentionScratch {
-  std::vector<float> keys, values;
+  AlignedVector<float> keys, values;
 };
 
 // out = softmax(q k^T) v for each head, without a mask. qkv: [rows][3 * heads * 64], queries first, then keys, then values;

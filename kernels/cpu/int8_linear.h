@@ -3,8 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
-
+#include "kernels/cpu/aligned_vector.h"
 #include "kernels/cpu/int8_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -39,9 +38,9 @@ class Int8Linear {
   Int8Format format_ = Int8Format::kPairs;
   bool input_14bit_ = false;
   OutputStage stage_;
-  std::vector<int8_t> panels_;
-  std::vector<int32_t> start_, multiplier_;
-  std::vector<float> scale_;
+  AlignedVector<int8_t> panels_;
+  AlignedVector<int32_t> start_, multiplier_;
+  AlignedVector<float> scale_;
 };
 
 // Applies the layer to `rows` rows of x, [rows][in] in the layer's format. What happens to y is said in Int8GemmTask; its

@@ -2,8 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
-
+#include "kernels/cpu/aligned_vector.h"
 #include "kernels/cpu/f32_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -23,7 +22,7 @@ class PackedLinear {
   friend void linear(const PackedLinear&, const float*, ptrdiff_t, int, float*, ptrdiff_t, Epilogue,
                      const Workers&, const F32Kernels&);
   int out_ = 0, in_ = 0;
-  std::vector<float> panels_, bias_;
+  AlignedVector<float> panels_, bias_;
 };
 
 // y[r] = epilogue(W x[r] + b) for `rows` rows of x at x_stride (rows may overlap: a convolution is a linear layer over
