@@ -307,6 +307,7 @@ gst_whisper_xdna2_enc_stats (GstWhisperXdna2Enc * self)
       "firmware", G_TYPE_STRING, info.firmware.c_str (),
       "precision", G_TYPE_STRING, info.precision.c_str (),
       "fault", G_TYPE_STRING, info.fault.c_str (),
+      "dispatches", G_TYPE_UINT64, info.dispatches,
       "windows", G_TYPE_UINT64, s.windows,
       "encodes", G_TYPE_UINT64, s.encodes,
       "skipped-windows", G_TYPE_UINT64, s.skipped_windows,
@@ -841,14 +842,21 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   /**
    * GstWhisperXdna2Enc:stats:
    *
-   * Counters since the model was loaded: `windows`, `encodes`,
-   * `skipped-windows` (silent), `retries` (decoded twice), `encode-ms`,
-   * `decode-ms`, `audio-ms`, `real-time-factor` (processing time divided by
-   * audio time), `fallbacks` (times that the CPU took over from the NPU).
+   * Counters since the model was loaded: `windows`, `encodes`, `dispatches`
+   * (commands that the NPU carried out; 0 on the CPU), `skipped-windows`
+   * (silent), `retries` (decoded twice), `forced-words` (live: final because
+   * their time was up), `invented-words` (dropped because nobody said them),
+   * `encode-ms`, `decode-ms`, `audio-ms` (processed), `received-ms`,
+   * `skipped-ms` (live: left out, see #GstWhisperXdna2Enc:max-lag),
+   * `real-time-factor` (processing time divided by audio time), `fallbacks`
+   * (times that the CPU took over from the NPU).
    * Since PAUSED: `late` (texts), `max-observed-delay` (ns),
-   * `discontinuities`, `dropped` (buffers that were played backwards; audio is
-   * dropped for no other reason). At present: `backend`, `device`, `firmware`,
-   * `precision`, `fault` (why the CPU does the NPU's work; empty otherwise).
+   * `discontinuities`, `dropped` (buffers that were played backwards).
+   * At present: `backend`, `device`, `firmware`, `precision`, `fault` (why the
+   * CPU does the NPU's work; empty otherwise), `overload` (live, steps by which
+   * less is done: 0 = none, 1 = longer hops, 2 = no partial text, 3 = each
+   * stretch of speech is decoded once), `idle` (all that was received is
+   * processed).
    *
    * Since: 0.1
    */

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -84,6 +85,7 @@ struct Shared {
   // Of the slot whose commands follow each other closely: from a layer's out to the next one's qkv, between which the
   // processor has little to do. The other slot's attention lies beside it, instead of both slots' attentions.
   std::mutex turn;
+  std::atomic<uint64_t> dispatches{0};
   std::mutex mutex;  // of what follows
   std::string device, firmware;
   std::string fault;  // why the CPU does the work; empty while the NPU does
@@ -276,6 +278,7 @@ class NpuSchedule : public EncoderSchedule {
     for (size_t d = 0; d < commands.size(); ++d) {
       ProfileScope scope(name, static_cast<int64_t>(2 * p.dispatches[d].macs));
       binding_->model->device().execute(commands[d]);
+      ++shared_.dispatches;
     }
   }
   // Of the process.
@@ -319,7 +322,8 @@ class NpuEncoder : public SlottedEncoder {
 
   EncoderInfo describe() const override {
     std::lock_guard<std::mutex> lock(shared_.mutex);
-    return {shared_.fault.empty() ? "npu" : "cpu", shared_.device, shared_.firmware, "int8", shared_.fault};
+    return {shared_.fault.empty() ? "npu" : "cpu", shared_.device, shared_.firmware, "int8", shared_.fault,
+            shared_.dispatches};
   }
 
  private:

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 
 namespace whisperxdna2 {
@@ -25,6 +26,7 @@ struct EncoderInfo {
   // the window in flight is still being finished; kept while attempts to use the device again fail; cleared by the first window
   // that has the device again. A fault that begins and ends between two calls of describe() is not seen.
   std::string fault{};
+  uint64_t dispatches = 0;  // commands that the NPU has carried out for this encoder's windows
 };
 
 class Encoder {

@@ -54,6 +54,14 @@ GST_START_TEST(test_element_asks_for_a_context_and_announces_its_own) {
 }
 GST_END_TEST;
 
+GST_START_TEST(test_stats_tell_what_the_device_did) {
+  fake.info = {"npu", "a device", "1.0", "int8", "", 24};
+  Bench bench;
+  gst_context_unref(announced(bench));
+  ck_assert_uint_eq(count(bench.element(), "dispatches"), 24);
+}
+GST_END_TEST;
+
 GST_START_TEST(test_context_outlives_its_element) {
   GstContext* context;
   {
@@ -231,6 +239,7 @@ static Suite* executor_suite(void) {
   GST_ELEMENT_REGISTER(whisperxdna2enc, nullptr);
 
   tcase_add_test(tc, test_element_asks_for_a_context_and_announces_its_own);
+  tcase_add_test(tc, test_stats_tell_what_the_device_did);
   tcase_add_test(tc, test_context_outlives_its_element);
   tcase_add_test(tc, test_bin_hands_the_context_on);
   tcase_add_loop_test(tc, test_context_of_the_application, 0, G_N_ELEMENTS(kModels));

@@ -8,6 +8,7 @@
 #include "gst/gstwhisperxdna2enc.h"
 #include "tests/gst/bench.h"
 #include "tests/gst/fake_engine.h"
+#include "tests/gst/files.h"
 
 #define assert_text(bench, expected) assert_string((bench).text(), expected)
 
@@ -240,13 +241,32 @@ GST_START_TEST(test_stats) {
   ck_assert(bench.wait("eos"));
   GstStructure* stats;
   g_object_get(bench.element(), "stats", &stats, nullptr);
-  guint64 windows, discontinuities;
+  guint64 windows, discontinuities, dispatches;
   ck_assert(gst_structure_get(stats, "windows", G_TYPE_UINT64, &windows, "discontinuities", G_TYPE_UINT64,
-                              &discontinuities, nullptr));
+                              &discontinuities, "dispatches", G_TYPE_UINT64, &dispatches, nullptr));
   ck_assert_uint_eq(windows, 2);
   ck_assert_uint_eq(discontinuities, 0);
+  ck_assert_uint_eq(dispatches, 0);
   assert_string(gst_structure_get_string(stats, "device"), "imagination");
   assert_string(gst_structure_get_string(stats, "precision"), "f32");
+  gst_structure_free(stats);
+}
+GST_END_TEST;
+
+GST_START_TEST(test_every_field_of_stats_is_documented) {
+  const std::string source = contents(std::string(g_getenv("WHISPERXDNA2_SOURCE")) + "/gst/gstwhisperxdna2enc.cpp");
+  const size_t start = source.find("* GstWhisperXdna2Enc:stats:");
+  const std::string comment = source.substr(start, source.find("*/", start) - start);
+  Bench bench;
+  bench.start();
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  GstStructure* stats;
+  g_object_get(bench.element(), "stats", &stats, nullptr);
+  for (gint i = 0; i < gst_structure_n_fields(stats); ++i) {
+    const std::string name = gst_structure_nth_field_name(stats, i);
+    fail_unless(comment.find("`" + name + "`") != std::string::npos, "%s", name.c_str());
+  }
   gst_structure_free(stats);
 }
 GST_END_TEST;
@@ -462,7 +482,7 @@ GST_START_TEST(test_seeks_without_flush_while_playing) {
       "whisperxdna2enc audio-context=64 ! fakesink sync=false",
       nullptr);
   set_state(pipeline, GST_STATE_PLAYING);
-  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
   for (int i = 0; i < 20; ++i)
     ck_assert(gst_element_seek_simple(pipeline, GST_FORMAT_TIME, GST_SEEK_FLAG_NONE, i * GST_SECOND));
   set_state(pipeline, GST_STATE_NULL);
@@ -528,7 +548,7 @@ GST_START_TEST(test_failed_load_is_the_first_error) {
         gst_parse_launch("audiotestsrc ! audio/x-raw,rate=16000 ! whisperxdna2enc ! fakesink", nullptr);
     GstBus* bus = gst_element_get_bus(pipeline);
     gst_element_set_state(pipeline, GST_STATE_PLAYING);
-    GstMessage* message = gst_bus_timed_pop_filtered(bus, 10 * GST_SECOND, GST_MESSAGE_ERROR);
+    GstMessage* message = gst_bus_timed_pop_filtered(bus, 10 * slowness() * GST_SECOND, GST_MESSAGE_ERROR);
     fail_unless(message != nullptr);
     ck_assert(g_str_has_prefix(GST_OBJECT_NAME(GST_MESSAGE_SRC(message)), "whisperxdna2enc"));
     gst_message_unref(message);
@@ -699,6 +719,7 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_unknown_language_is_a_warning);
   tcase_add_test(tc, test_active_backend_is_known_once_loaded);
   tcase_add_test(tc, test_stats);
+  tcase_add_test(tc, test_every_field_of_stats_is_documented);
   tcase_add_test(tc, test_presets_apply);
   tcase_add_test(tc, test_random_state_changes);
   tcase_add_test(tc, test_files_and_threads_are_constant_over_100_cycles);

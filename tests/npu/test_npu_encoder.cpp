@@ -208,7 +208,9 @@ START_TEST(window_takes_its_plans_dispatches) {
   } plans[] = {{PlanKind::kChained, 3}, {PlanKind::kWhole, 4}, {PlanKind::kSeparate, 6}, {PlanKind::kChunked, 8}};
   for (const auto& plan : plans) {
     const auto encoder = on_npu(model, false, plan.kind);
-    ck_assert_int_eq(dispatches_of_a_window(*encoder, *model, mel), plan.a_layer * model->dims.n_encoder_layers);
+    const int expected = plan.a_layer * model->dims.n_encoder_layers;
+    ck_assert_int_eq(dispatches_of_a_window(*encoder, *model, mel), expected);
+    ck_assert_uint_eq(encoder->describe().dispatches, 2 * expected);  // of two windows
   }
 }
 END_TEST
