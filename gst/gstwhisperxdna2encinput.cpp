@@ -324,9 +324,20 @@ gst_whisper_xdna2_enc_push_samples (GstWhisperXdna2Enc * self,
             nullptr, nullptr, nullptr)) {
       GST_INFO_OBJECT (self, "discontinuity: %" GST_TIME_FORMAT " after %"
           GST_TIME_FORMAT, GST_TIME_ARGS (pts), GST_TIME_ARGS (expected));
-      gst_whisper_xdna2_enc_drain (self);
+      /* Times that lag a little behind are a source's that stamped what it
+       * captured before it was started with 0, over and over: its audio goes
+       * on, and no word of it is cut. */
+      gboolean lags = pts < expected && off <= (GstClockTimeDiff) DISCONT_WAIT;
+      if (!lags)
+        gst_whisper_xdna2_enc_drain (self);
       Lock lock (priv->lock);
       ++priv->discontinuities;
+      if (lags) {
+        priv->stream_pts = pts;
+        priv->stream_at = priv->pushed;
+        priv->jobs.push_back ({Job::Kind::RETIME, priv->pushed, nullptr, pts});
+        priv->wake.notify_all ();
+      }
     }
   }
   if (!priv->in_stream) {

@@ -478,6 +478,9 @@ gst_whisper_xdna2_enc_run_job (GstWhisperXdna2Enc * self, const Job & job)
       }
       priv->position = job.pts;
       return;
+    case Job::Kind::RETIME:
+      priv->base_pts = job.pts - samples_to_time (job.at - priv->base_at);
+      return;
     case Job::Kind::DRAIN:
       gst_whisper_xdna2_enc_push_gap (self,
           gst_whisper_xdna2_enc_time_of (self, job.at - priv->base_at));

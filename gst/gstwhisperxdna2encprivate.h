@@ -88,7 +88,8 @@ struct Job
   {
     EVENT,                      /* push `event` */
     DRAIN,                      /* the engine was told to drain */
-    STREAM,                     /* sample `at` is at `pts` */
+    STREAM,                     /* sample `at` is at `pts`, and the first one */
+    RETIME,                     /* sample `at` is at `pts` */
   };
 
   Kind kind;

@@ -132,6 +132,7 @@ bool Engine::push(const float* samples, int64_t count) {
   });
   if (s.flushing) return false;
   for (int64_t i = 0; i < count; ++i) s.samples.push_back(std::isfinite(samples[i]) ? samples[i] : 0);
+  s.stats.received_seconds += count / kRate;
   s.changed.notify_all();
   return true;
 }

@@ -28,7 +28,7 @@ static void run(GstElement* pipeline, const std::function<void(GstBuffer*)>& see
   gst_object_unref(out);
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PLAYING);
-  GstMessage* message = gst_bus_timed_pop_filtered(bus, 40 * GST_SECOND,
+  GstMessage* message = gst_bus_timed_pop_filtered(bus, 40 * slowness() * GST_SECOND,
                                                    static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_ERROR));
   fail_unless(message != nullptr);
   if (GST_MESSAGE_TYPE(message) == GST_MESSAGE_ERROR) {

@@ -19,7 +19,7 @@ static void run(const std::string& description) {
   fail_unless(!error, "%s", error ? error->message : "");
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PLAYING);
-  GstMessage* message = gst_bus_timed_pop_filtered(bus, 15 * GST_SECOND,
+  GstMessage* message = gst_bus_timed_pop_filtered(bus, 15 * slowness() * GST_SECOND,
                                                    static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_ERROR));
   fail_unless(message && GST_MESSAGE_TYPE(message) == GST_MESSAGE_EOS);
   gst_message_unref(message);
@@ -89,7 +89,7 @@ static std::string demuxed(const char* demuxer, const std::string& path) {
                    &all);
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PLAYING);
-  GstMessage* message = gst_bus_timed_pop_filtered(bus, 10 * GST_SECOND,
+  GstMessage* message = gst_bus_timed_pop_filtered(bus, 10 * slowness() * GST_SECOND,
                                                    static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_ERROR));
   fail_unless(message && GST_MESSAGE_TYPE(message) == GST_MESSAGE_EOS);
   gst_message_unref(message);

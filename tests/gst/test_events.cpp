@@ -167,12 +167,12 @@ GST_START_TEST(test_seek_plays_its_range_to_the_end) {
   GstStreamConsistency* checker = gst_consistency_checker_new(src);
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PAUSED);
-  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
   ck_assert(gst_element_seek(pipeline, seek.rate, GST_FORMAT_TIME, seek.flags, GST_SEEK_TYPE_SET, 2 * GST_SECOND,
                              GST_SEEK_TYPE_SET, 6 * GST_SECOND));
   gst_element_set_state(pipeline, GST_STATE_PLAYING);
   GstMessage* message = gst_bus_timed_pop_filtered(
-      bus, 10 * GST_SECOND,
+      bus, 10 * slowness() * GST_SECOND,
       static_cast<GstMessageType>(GST_MESSAGE_EOS | GST_MESSAGE_SEGMENT_DONE | GST_MESSAGE_ERROR));
   fail_unless(message != nullptr);
   ck_assert_int_eq(GST_MESSAGE_TYPE(message), seek.ends_with);

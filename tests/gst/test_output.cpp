@@ -174,6 +174,35 @@ GST_START_TEST(test_discont_flag_within_threshold_is_ignored) {
 }
 GST_END_TEST;
 
+// A GstAudioBaseSrc stamps with 0 whatever was captured before the pipeline's base time: pulsesrc may start with several
+// buffers of 10 ms at 0. None of them is left out or heard twice, and no word is cut when the times have been behind for
+// the second that the element waits.
+static const int kRepeated[] = {2, 4, 20};
+GST_START_TEST(test_source_that_begins_with_repeated_times) {
+  Bench bench(kShort);
+  bench.start();
+  const std::vector<float> audio = signal("0.1 w1:0.5 0.2 w2:0.8 0.3 w3:0.7");
+  const size_t piece = Bench::kRate / 100;
+  for (size_t i = 0; i * piece < audio.size(); ++i) {
+    bench.set_time(std::max<gint64>(0, i - kRepeated[__i__] + 1) * 10 * GST_MSECOND);
+    bench.push({audio.begin() + i * piece, audio.begin() + (i + 1) * piece}, i == 0 ? GST_BUFFER_FLAG_DISCONT : 0);
+  }
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  std::string words;
+  std::istringstream in(bench.text());
+  for (std::string entry; in >> entry;)
+    if (entry.find('w') < 2) words += entry.substr(entry.find('w'), 2) + " ";
+  assert_string(words, "w1 w2 w3 ");
+  GstStructure* stats;
+  g_object_get(bench.element(), "stats", &stats, nullptr);
+  gdouble received;
+  ck_assert(gst_structure_get_double(stats, "received-ms", &received));
+  fail_unless(std::abs(received - 2600) < 0.1, "%f ms", received);
+  gst_structure_free(stats);
+}
+GST_END_TEST;
+
 GST_START_TEST(test_buffers_without_times_follow_on) {
   Bench bench(kShort);
   bench.start();
@@ -791,6 +820,7 @@ static Suite* output_suite(void) {
   tcase_add_test(tc, test_jump_without_flag_is_noticed_at_once);
   tcase_add_test(tc, test_backward_jump_is_a_discontinuity);
   tcase_add_test(tc, test_discont_flag_within_threshold_is_ignored);
+  tcase_add_loop_test(tc, test_source_that_begins_with_repeated_times, 0, G_N_ELEMENTS(kRepeated));
   tcase_add_test(tc, test_buffers_without_times_follow_on);
   tcase_add_test(tc, test_first_buffer_without_time_is_an_error);
   tcase_add_test(tc, test_gap_event_is_silence);
