@@ -39,6 +39,12 @@ class Docs(unittest.TestCase):
                 checked += 1
         self.assertGreater(checked, 20)
 
+    def test_lines_are_short(self):
+        """A row of a table cannot be broken."""
+        for page in PAGES:
+            for number, line in enumerate(page.read_text(encoding='utf-8').splitlines(), 1):
+                self.assertTrue(len(line) <= 120 or line.startswith('|'), f'{page.name}:{number}')
+
     def test_every_page_is_reached_from_the_readme(self):
         seen, open_pages = set(), [PAGES[0]]
         while open_pages:
