@@ -14,6 +14,7 @@ namespace whisperxdna2 {
 enum class Int8Format {
   kPairs,  // int16, two to a step. For any input; the weights are widened as they are used.
   kQuads,  // uint8, value + 128, four to a step. For int8 inputs on processors that multiply u8 by s8 without saturation.
+           // Weights of 14-bit inputs may lie in this order, too.
 };
 constexpr int steps_k(Int8Format format) { return format == Int8Format::kPairs ? 2 : 4; }
 constexpr size_t element_size(Int8Format format) { return format == Int8Format::kPairs ? 2 : 1; }
@@ -26,7 +27,9 @@ struct Int8GemmTask {
   const int8_t* b;   // packed: panel p holds columns p * panel .., [k / step][panel][step]
   int k;             // a multiple of 64
   int first_panel, last_panel;
-  const int32_t* start;       // [n] bias; for kQuads less 128 * sum_k b[n][k], modulo 2^32
+  const int32_t* start;       // [n] bias; for inputs in kQuads less 128 * sum_k b[n][k], modulo 2^32
+  const int32_t* weight_sum;  // [n] sum_k b[n][k]; 14-bit inputs with weights14 == kQuads
+  uint8_t* scratch;           // k * kInt8ScratchPerInput bytes, at a cache line; where weight_sum is
   const int32_t* multiplier;  // [n]
   const float* scale;         // [n] units of the results; kInt8 and kInt16
   OutputStage stage;
@@ -36,10 +39,12 @@ struct Int8GemmTask {
   ptrdiff_t y_stride;  // in elements
 };
 constexpr int kInt8TaskRows = 96;
+constexpr int kInt8ScratchPerInput = 3 * kInt8TaskRows;
 
 struct Int8Kernels {
   int panel;            // columns of a packed panel, a divisor of 64
-  Int8Format format8;   // of int8 inputs; 14-bit inputs are always kPairs
+  Int8Format format8;   // of int8 inputs and their weights; 14-bit inputs are always kPairs
+  Int8Format weights14; // the order of the weights of 14-bit inputs
   void (*gemm8)(const Int8GemmTask& task);
   void (*gemm14)(const Int8GemmTask& task);
   // quantize(x[i], inverse_scale, kInt8Limit) in format8. count: a multiple of 16.

@@ -2,6 +2,6 @@
 
 namespace whisperxdna2 {
 extern const Int8Kernels kInt8KernelsAvx512;
-const Int8Kernels kInt8KernelsAvx512 = {64, Int8Format::kQuads, int8_gemm<I32x16, Int8Format::kQuads, 6, 4>,
-                                        int8_gemm<I32x16, Int8Format::kPairs, 6, 4>, I32x16::quantize_quads};
+const Int8Kernels kInt8KernelsAvx512 = {64, Int8Format::kQuads, Int8Format::kQuads, int8_gemm<I32x16, Int8Format::kQuads, 6, 4>,
+                                        int8_gemm_in_planes<I32x16, 6, 4>, I32x16::quantize_quads};
 }  // namespace whisperxdna2

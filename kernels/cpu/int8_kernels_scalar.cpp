@@ -2,6 +2,6 @@
 
 namespace whisperxdna2 {
 extern const Int8Kernels kInt8KernelsScalar;
-const Int8Kernels kInt8KernelsScalar = {16, Int8Format::kPairs, int8_gemm<I32x1, Int8Format::kPairs, 1, 16>,
+const Int8Kernels kInt8KernelsScalar = {16, Int8Format::kPairs, Int8Format::kPairs, int8_gemm<I32x1, Int8Format::kPairs, 1, 16>,
                                         int8_gemm<I32x1, Int8Format::kPairs, 1, 16>, I32x1::quantize_pairs};
 }  // namespace whisperxdna2

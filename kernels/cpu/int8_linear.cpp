@@ -25,14 +25,18 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
     throw std::invalid_argument("int8 layers have multiples of 64 inputs and outputs");
   }
   if (l.stage.mode != OutputMode::kGelu14) scale_.assign(l.scale, l.scale + l.out);
-  const int panel = kernels.panel, step = steps_k(format_);
+  const Int8Format order = input_14bit_ ? kernels.weights14 : format_;
+  const int panel = kernels.panel, step = steps_k(order);
   for (int n = 0; n < out_; ++n) {
     const int8_t* from = l.weight + static_cast<size_t>(n) * in_;
     int8_t* to = &panels_[static_cast<size_t>(n / panel) * panel * in_ + (n % panel) * step];
     for (int k = 0; k < in_; k += step) std::copy_n(from + k, step, to + static_cast<size_t>(k) * panel);
-    if (format_ == Int8Format::kQuads) {
+    if (order != Int8Format::kQuads) continue;
+    const int32_t sum = std::accumulate(from, from + in_, 0);
+    if (input_14bit_) {
+      weight_sum_.push_back(sum);
+    } else {
       // The inputs carry an offset of 128. Modulo 2^32: only the whole sum need fit.
-      const int32_t sum = std::accumulate(from, from + in_, 0);
       start_[n] = static_cast<int32_t>(static_cast<uint32_t>(start_[n]) - 128u * static_cast<uint32_t>(sum));
     }
   }
@@ -56,6 +60,12 @@ void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_
     t.first_panel = i % column_tasks * panels_per_task;
     t.last_panel = std::min(panels, t.first_panel + panels_per_task);
     t.start = l.start_.data();
+    thread_local AlignedVector<uint8_t> scratch;
+    if (!l.weight_sum_.empty()) {
+      t.weight_sum = l.weight_sum_.data();
+      scratch.resize(std::max(scratch.size(), static_cast<size_t>(l.in_) * kInt8ScratchPerInput));
+      t.scratch = scratch.data();
+    }
     t.multiplier = l.multiplier_.data();
     t.scale = l.scale_.data();
     t.stage = l.stage_;

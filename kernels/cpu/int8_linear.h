@@ -39,7 +39,7 @@ class Int8Linear {
   bool input_14bit_ = false;
   OutputStage stage_;
   AlignedVector<int8_t> panels_;
-  AlignedVector<int32_t> start_, multiplier_;
+  AlignedVector<int32_t> start_, multiplier_, weight_sum_;
   AlignedVector<float> scale_;
 };
 

@@ -16,6 +16,7 @@ namespace {  // each including file has its own copy, compiled for its own instr
 // One lane: the definition itself.
 struct I32x1 {
   static constexpr int kLanes = 1;
+  static constexpr int kPartBytes = 16384;  // half of the first cache
   int32_t v;
 
   static I32x1 load(const int32_t* p) { return {*p}; }
@@ -120,6 +121,7 @@ struct OutputVectors<I32x1> {
 #if defined(__AVX2__)
 struct I32x8 {
   static constexpr int kLanes = 8;
+  static constexpr int kPartBytes = 16384;  // half of the first cache
   using Count = __m128i;
   __m256i v;
 
@@ -201,6 +203,7 @@ struct I32x8 {
 #if defined(__AVX512F__)
 struct I32x16 {
   static constexpr int kLanes = 16;
+  static constexpr int kPartBytes = 32768;  // half of the first cache or two thirds
   using Count = __m512i;
   __m512i v;
 
@@ -211,23 +214,8 @@ struct I32x16 {
     std::memcpy(&x, p, sizeof x);
     return {_mm512_set1_epi32(x)};
   }
-  static void widen(const int8_t* from, int16_t* to, int count) {
-    for (int i = 0; i < count; i += 32) {
-      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-      _mm512_storeu_si512(to + i, _mm512_cvtepi8_epi16(bytes));
-    }
-  }
-  // By hand where the processor's own instructions are compiled for: GCC 12 copies a sum before it adds to it by intrinsic,
-  // and spills every copy.
-  void add_pairs(I32x16 x, const void* weights) {
-    const __m512i w = _mm512_loadu_si512(weights);
-#if defined(__AVX512VNNI__)
-    asm("vpdpwssd %2, %1, %0" : "+v"(v) : "v"(x.v), "v"(w));
-#else
-    v = _mm512_dpwssd_epi32(v, x.v, w);
-#endif
-  }
-  // *this += the product of four uint8 inputs and four int8 weights
+  // *this += the product of four uint8 inputs and four int8 weights. By hand where the processor's own instructions are
+  // compiled for: GCC 12 copies a sum before it adds to it by intrinsic, and spills every copy.
   void add_quads(I32x16 x, const void* weights) {
     const __m512i w = _mm512_loadu_si512(weights);
 #if defined(__AVX512VNNI__)
@@ -235,6 +223,47 @@ struct I32x16 {
 #else
     v = _mm512_dpbusd_epi32(v, x.v, w);
 #endif
+  }
+
+  // Of int16.
+  static int32_t least_of(const uint8_t* a, int count) {
+    __m512i least = _mm512_loadu_si512(a);
+    for (int i = 32; i < count; i += 32) least = _mm512_min_epi16(least, _mm512_loadu_si512(a + 2 * i));
+    const __m256i half = _mm256_min_epi16(_mm512_castsi512_si256(least), _mm512_extracti64x4_epi64(least, 1));
+    const __m128i quarter = _mm_min_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    // The instruction knows unsigned numbers.
+    return _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(INT16_MIN))), 0) + INT16_MIN;
+  }
+  // R rows of k int16, less the row's `least`, as lower bytes, [R][k], and upper bytes, [R][k], where what is kept are the
+  // steps of four inputs in which not all R rows are zero. Returns their number. k is a multiple of 64.
+  template <int R>
+  static int split(const uint8_t* a, ptrdiff_t a_stride, int k, const int32_t* least, uint8_t* lo, uint8_t* hi, int32_t* steps) {
+    int count = 0;
+    __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int i = 0; i < k; i += 64, step = _mm512_add_epi32(step, _mm512_set1_epi32(16))) {
+      __m512i upper[R], any = _mm512_setzero_si512();
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const uint8_t* x = a + r * a_stride + 2 * i;
+        const __m512i start = _mm512_set1_epi16(static_cast<int16_t>(least[r]));
+        const __m512i first = _mm512_sub_epi16(_mm512_loadu_si512(x), start);
+        const __m512i second = _mm512_sub_epi16(_mm512_loadu_si512(x + 64), start);
+        uint8_t* to = lo + static_cast<ptrdiff_t>(r) * k + i;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(first));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), _mm512_cvtepi16_epi8(second));
+        upper[r] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(_mm512_srli_epi16(first, 8))),
+                                      _mm512_cvtepi16_epi8(_mm512_srli_epi16(second, 8)), 1);
+        any = _mm512_or_si512(any, upper[r]);
+      }
+      const __mmask16 kept = _mm512_test_epi32_mask(any, any);
+      _mm512_storeu_si512(steps + count, _mm512_maskz_compress_epi32(kept, step));
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        _mm512_storeu_si512(hi + static_cast<ptrdiff_t>(r) * k + 4 * count, _mm512_maskz_compress_epi32(kept, upper[r]));
+      }
+      count += __builtin_popcount(kept);
+    }
+    return count;
   }
 
   static I32x16 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
@@ -258,6 +287,7 @@ struct I32x16 {
   static I32x16 increment_where_greater(I32x16 x, I32x16 a, I32x16 b) {
     return {_mm512_mask_add_epi32(x.v, _mm512_cmpgt_epi32_mask(a.v, b.v), x.v, _mm512_set1_epi32(1))};
   }
+  static I32x16 multiply32(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
   static I32x16 multiply16(I32x16 a, I32x16 b) { return {_mm512_madd_epi16(a.v, b.v)}; }
   static void gelu_segment(I32x16 segment, I32x16* entry, I32x16* slope) {
     // The table lies in registers: 64 entries from index 0 and 64 from index 1. Only even words carry an index.

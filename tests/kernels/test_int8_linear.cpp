@@ -54,15 +54,18 @@ struct Problem {
   }
 };
 
-enum class Values { kRandom, kExtreme };
+enum class Values { kRandom, kExtreme, kGelu };  // kGelu: nearly all just below zero, few large
 
 Problem make_problem(int rows, int out, int in, bool wide, OutputMode mode, Values values) {
   Problem p{rows, out, in, wide, {}, {}, {}, {}, {}, {}, {}};
   const int limit = wide ? kInt14Limit : kInt8Limit;
   const bool extreme = values == Values::kExtreme;
-  for (int i = 0; i < rows * in; ++i) {
-    p.x.push_back(static_cast<int16_t>(extreme ? (rng() & 7 ? limit : -limit) : random_int(-limit, limit)));
-  }
+  const auto value = [&] {
+    if (extreme) return rng() & 7 ? limit : -limit;
+    if (values == Values::kGelu && rng() % 100) return random_int(-100, 50);
+    return random_int(-limit, limit);
+  };
+  for (int i = 0; i < rows * in; ++i) p.x.push_back(static_cast<int16_t>(value()));
   for (int i = 0; i < out * in; ++i) {
     p.weight.push_back(static_cast<int8_t>(extreme ? (rng() & 7 ? 127 : -127) : random_int(-127, 127)));
   }
@@ -174,6 +177,17 @@ START_TEST(long_sums_are_exact_at_the_extremes_of_both_formats) {
 }
 END_TEST
 
+// The inputs of fc2, whose upper bytes are left out where they are zero.
+START_TEST(inputs_like_those_after_gelu_equal_the_definition) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  for (int rows : {1, 5, 6, 17, 100}) {
+    Problem p = make_problem(rows, 128, 64 * random_int(1, 9), true, OutputMode::kInt16, Values::kGelu);
+    ck_assert_int_eq(wrong_results(p, *kernels, 1), 0);
+  }
+}
+END_TEST
+
 START_TEST(several_tasks_and_any_number_of_threads_give_the_same) {
   const Int8Kernels* kernels = kernels_of(_i);
   if (!kernels) return;
@@ -242,6 +256,7 @@ int main() {
   tcase_add_loop_test(tests, equals_the_definition_on_random_shapes, 0, kSets);
   tcase_add_loop_test(tests, equals_the_definition_for_every_number_of_rows_up_to_two_blocks, 0, kSets);
   tcase_add_loop_test(tests, long_sums_are_exact_at_the_extremes_of_both_formats, 0, kSets);
+  tcase_add_loop_test(tests, inputs_like_those_after_gelu_equal_the_definition, 0, kSets);
   tcase_add_loop_test(tests, several_tasks_and_any_number_of_threads_give_the_same, 0, kSets);
   tcase_add_loop_test(tests, shifts_at_their_limits_equal_the_definition, 0, kSets);
   tcase_add_loop_test(tests, rows_are_quantized_as_defined, 0, kSets);
