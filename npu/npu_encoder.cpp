@@ -169,18 +169,16 @@ class NpuSchedule : public EncoderSchedule {
       const LayerPlan& plan = binding_->streams->plan;
       Binding::Layer& commands = binding_->layers[layer];
       const DeviceModel::Scales& scales = binding_->model->scales(layer);
-      norm_inputs(l.attention_norm, positions, l.inverse_qkv_input, workers);
+      if (layer == 0) {
+        for_rows(positions, workers, "layer norm", [&](int row) { norm_row(l.attention_norm, l.inverse_qkv_input, row); });
+      }
       if (*workers.abandoned) return;
       sync_inputs(positions);
       if (!turn_) turn_.lock();
       execute("npu qkv", plan.qkv, commands.qkv);
       turn_.unlock();
       sync_results(plan.qkv, positions);
-      for_rows(positions, workers, "npu scale", [&](int row) {
-        const int width = plan.qkv.out;
-        dequantize_row(result(plan.qkv, row), scales.qkv.data(), width, &qkv_[static_cast<size_t>(row) * width]);
-      });
-      attend(positions, workers);
+      attend({nullptr, plan.qkv.shape.n, result(plan.qkv, 0), scales.qkv.data()}, positions, workers);
       for_rows(positions, workers, "npu quantize", [&](int row) {
         quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input, input(plan, row));
       });
@@ -189,24 +187,29 @@ class NpuSchedule : public EncoderSchedule {
       turn_.lock();
       execute("npu out", plan.out, commands.out);
       sync_results(plan.out, positions);
-      add(plan.out, scales.out, positions, workers);
+      add_and_norm(plan.out, scales.out, l.mlp_norm, l.inverse_fc1_input, positions, workers);
     });
     if (!done) EncoderSchedule::int8_attention(layer, positions, workers);
   }
 
   void int8_mlp(int layer, int positions, const Workers& workers) override {
     const bool done = binding_ && attempt([&] {
-      const PackedInt8Layer& l = weights().int8_layers[layer];
       const LayerPlan& plan = binding_->streams->plan;
       Binding::Layer& commands = binding_->layers[layer];
-      norm_inputs(l.mlp_norm, positions, l.inverse_fc1_input, workers);
+      const std::vector<float>& scale = binding_->model->scales(layer).fc2;
       if (*workers.abandoned) return;
       sync_inputs(positions);
       execute("npu fc1, GELU", plan.fc1, commands.fc1);
       execute("npu fc2", plan.fc2, commands.fc2);
-      if (layer + 1 == binding_->model->layers()) turn_.unlock();
+      const bool last = layer + 1 == binding_->model->layers();
+      if (last) turn_.unlock();
       sync_results(plan.fc2, positions);
-      add(plan.fc2, binding_->model->scales(layer).fc2, positions, workers);
+      if (last) {
+        for_rows(positions, workers, "npu add, norm", [&](int row) { add_row_of(plan.fc2, scale, row); });
+      } else {
+        const PackedInt8Layer& next = weights().int8_layers[layer + 1];
+        add_and_norm(plan.fc2, scale, next.attention_norm, next.inverse_qkv_input, positions, workers);
+      }
     });
     if (!done) EncoderSchedule::int8_mlp(layer, positions, workers);
   }
@@ -249,20 +252,25 @@ class NpuSchedule : public EncoderSchedule {
            static_cast<size_t>(row) * p.shape.n * p.shape.planes;
   }
 
-  void norm_inputs(const PackedNorm& n, int positions, float inverse_scale, const Workers& workers) {
+  // A row of the residual stream -> inputs of the next product.
+  void norm_row(const PackedNorm& n, float inverse_scale, int row) {
     const int d = weights().dims.d_model;
-    for_rows(positions, workers, "layer norm", [&](int row) {
-      thread_local std::vector<float> normed;
-      normed.resize(d);
-      f32_kernels().layer_norm(&x_[static_cast<size_t>(row) * d], 1, d, n.gain.data(), n.bias.data(), normed.data());
-      quantize_row(normed.data(), d, inverse_scale, input(binding_->streams->plan, row));
-    });
+    thread_local std::vector<float> normed;
+    normed.resize(d);
+    f32_kernels().layer_norm(&x_[static_cast<size_t>(row) * d], 1, d, n.gain.data(), n.bias.data(), normed.data());
+    quantize_row(normed.data(), d, inverse_scale, input(binding_->streams->plan, row));
   }
-  void add(const PlannedProduct& p, const std::vector<float>& scale, int positions, const Workers& workers) {
-    for_rows(positions, workers, "npu add", [&](int row) {
-      const int8_t* hi = result(p, row);
-      add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out,
-              &x_[static_cast<size_t>(row) * p.out]);
+  // A row of results -> the residual stream.
+  void add_row_of(const PlannedProduct& p, const std::vector<float>& scale, int row) {
+    const int8_t* hi = result(p, row);
+    add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out, &x_[static_cast<size_t>(row) * p.out]);
+  }
+  // The end of a half and the begin of the next one, while a row is in the first cache.
+  void add_and_norm(const PlannedProduct& p, const std::vector<float>& scale, const PackedNorm& n, float inverse_scale,
+                    int positions, const Workers& workers) {
+    for_rows(positions, workers, "npu add, norm", [&](int row) {
+      add_row_of(p, scale, row);
+      norm_row(n, inverse_scale, row);
     });
   }
 

@@ -28,13 +28,6 @@ void quantize_row(const float* x, int n, float inverse_scale, int8_t* to) {
   }
 }
 
-void dequantize_row(const int8_t* q, const float* scale, int n, float* to) {
-  for (int i = 0; i < n; i += 8) {
-    const __m256i v = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + i)));
-    _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_loadu_ps(scale + i), _mm256_cvtepi32_ps(v)));
-  }
-}
-
 void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, int n, float* x) {
   for (int i = 0; i < n; i += 8) {
     const __m256i h = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(hi + i)));

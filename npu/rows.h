@@ -8,8 +8,6 @@ namespace whisperxdna2::npu {
 
 // to[i] = quantize(x[i], inverse_scale, kInt8Limit)
 void quantize_row(const float* x, int n, float inverse_scale, int8_t* to);
-// to[i] = scale[i] * q[i]
-void dequantize_row(const int8_t* q, const float* scale, int n, float* to);
 // x[i] += scale[i] * join16(hi[i], lo[i]), product and sum each rounded
 void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, int n, float* x);
 

@@ -155,7 +155,6 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
   const size_t size = static_cast<size_t>(positions) * w_->dims.d_model;
   x_.resize(size);
   normed_.resize(size);
-  qkv_.resize(3 * size);
   const auto show = [&](Activation activation, int layer, const std::vector<float>& values) {
     if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
@@ -183,11 +182,12 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
     ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
     linear(w, from.data(), w.in(), positions, to->data(), w.out(), epilogue, workers);
   };
+  qkv_.resize(3 * x_.size());
   hidden_.resize(4 * x_.size());
   norm(l.attention_norm, positions, normed_.data());
   show(Activation::kQkvInput, layer, normed_);
   product("qkv", l.qkv, normed_, &qkv_, Epilogue::kNone);
-  attend(positions, workers);
+  attend({qkv_.data(), l.qkv.out()}, positions, workers);
   show(Activation::kOutInput, layer, normed_);
   product("out", l.out, normed_, &x_, Epilogue::kAdd);
   norm(l.mlp_norm, positions, normed_.data());
@@ -205,9 +205,10 @@ void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const 
 
 void EncoderSchedule::int8_attention(int layer, int positions, const Workers& workers) {
   const PackedInt8Layer& l = w_->int8_layers[layer];
+  qkv_.resize(3 * x_.size());
   norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, workers);
   int8_product("qkv", l.qkv, inputs_.data(), qkv_.data(), positions, workers);
-  attend(positions, workers);
+  attend({qkv_.data(), l.qkv.out()}, positions, workers);
   to_int8(normed_, positions, l.inverse_out_input, workers);
   int8_product("out", l.out, inputs_.data(), x_.data(), positions, workers);
 }
@@ -220,9 +221,9 @@ void EncoderSchedule::int8_mlp(int layer, int positions, const Workers& workers)
   int8_product("fc2", l.fc2, hidden14_.data(), x_.data(), positions, workers);
 }
 
-void EncoderSchedule::attend(int positions, const Workers& workers) {
+void EncoderSchedule::attend(const AttentionInput& qkv, int positions, const Workers& workers) {
   ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
-  attention(qkv_.data(), positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
+  attention(qkv, positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
 }
 
 void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Workers& workers) {

@@ -84,11 +84,11 @@ class EncoderSchedule {
   // [positions][d_model]; a half changes it with its last product only, so that one that failed can be done again.
   virtual void int8_attention(int layer, int positions, const Workers& workers);
   virtual void int8_mlp(int layer, int positions, const Workers& workers);
-  // qkv_ [positions][3 d_model] -> normed_ [positions][d_model]
-  void attend(int positions, const Workers& workers);
+  // qkv: rows of [3 d_model] -> normed_ [positions][d_model]
+  void attend(const AttentionInput& qkv, int positions, const Workers& workers);
   const PackedEncoder& weights() const { return *w_; }
 
-  std::vector<float> x_, normed_, qkv_;
+  std::vector<float> x_, normed_;
 
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
@@ -102,7 +102,7 @@ class EncoderSchedule {
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;
-  std::vector<float> frames_, conv_, hidden_;
+  std::vector<float> frames_, conv_, qkv_, hidden_;
   AttentionScratch attention_;
   std::vector<uint8_t> inputs_;    // int8: of the next linear layer
   std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2

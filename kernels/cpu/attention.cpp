@@ -2,18 +2,24 @@
 
 #include <algorithm>
 
-
 namespace whisperxdna2 {
 namespace {
 
 constexpr int kTileRows = 24;  // queries of a task; their scores over 1500 keys fit the second cache
 
+// A head's part of a row, from `column`; in `buffer` where it is not f32 yet.
+const float* head_part(const AttentionInput& in, int row, int column, float* buffer, const F32Kernels& kernels) {
+  const ptrdiff_t at = row * in.stride + column;
+  if (in.values) return in.values + at;
+  kernels.dequantize(in.integers + at, in.scale + column, kHeadWidth, buffer);
+  return buffer;
+}
+
 }  // namespace
 
-void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
+void attention(const AttentionInput& qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
                const F32Kernels& kernels) {
   const int width = heads * kHeadWidth;
-  const ptrdiff_t stride = 3 * width;
   const int panel = kernels.panel;
   const int key_panels = (rows + panel - 1) / panel;
   const int columns = key_panels * panel;
@@ -26,20 +32,19 @@ void attention(const float* qkv, int rows, int heads, float* out, AttentionScrat
 
   ThreadPool& pool = ThreadPool::instance();
   pool.parallel_for(workers, heads, [&](int head) {
-    const float* k = qkv + width + head * kHeadWidth;
-    const float* v = k + width;
+    float buffer[kHeadWidth];
     float* keys = scratch->keys.data() + keys_size * head;
     float* values = scratch->values.data() + values_size * head;
     for (int row = 0; row < columns; ++row) {
+      const float* k = row < rows ? head_part(qkv, row, width + head * kHeadWidth, buffer, kernels) : nullptr;
       float* to = keys + static_cast<size_t>(row / panel) * panel * kHeadWidth + row % panel;
-      for (int c = 0; c < kHeadWidth; ++c) to[static_cast<size_t>(c) * panel] = row < rows ? k[row * stride + c] : 0.0f;
+      for (int c = 0; c < kHeadWidth; ++c) to[static_cast<size_t>(c) * panel] = k ? k[c] : 0.0f;
     }
-    for (int p = 0; p < value_panels; ++p) {
-      for (int row = 0; row < rows; ++row) {
-        for (int c = 0; c < panel; ++c) {
-          const int column = p * panel + c;
-          *values++ = column < kHeadWidth ? v[row * stride + column] : 0.0f;
-        }
+    for (int row = 0; row < rows; ++row) {
+      const float* v = head_part(qkv, row, 2 * width + head * kHeadWidth, buffer, kernels);
+      for (int p = 0; p < value_panels; ++p) {
+        float* to = values + (static_cast<size_t>(p) * rows + row) * panel;
+        for (int c = 0; c < panel; ++c) to[c] = p * panel + c < kHeadWidth ? v[p * panel + c] : 0.0f;
       }
     }
   });
@@ -50,11 +55,14 @@ void attention(const float* qkv, int rows, int heads, float* out, AttentionScrat
     thread_local AlignedVector<float> tile;
     tile.resize(std::max(tile.size(), static_cast<size_t>(kTileRows) * columns));
     float* scores = tile.data();
-    float inverse[kTileRows];
+    float inverse[kTileRows], queries[kTileRows * kHeadWidth];
     GemmTask t{};
-    t.a = qkv + row * stride + head * kHeadWidth;
-    t.a_stride = stride;
     t.rows = std::min(kTileRows, rows - row);
+    t.a = head_part(qkv, row, head * kHeadWidth, queries, kernels);
+    t.a_stride = qkv.values ? qkv.stride : kHeadWidth;
+    for (int r = 1; !qkv.values && r < t.rows; ++r) {
+      head_part(qkv, row + r, head * kHeadWidth, queries + r * kHeadWidth, kernels);
+    }
     t.b = scratch->keys.data() + keys_size * head;
     t.k = kHeadWidth;
     t.n = columns;

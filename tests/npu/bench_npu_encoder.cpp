@@ -118,7 +118,7 @@ struct Profile {
   double in_commands() const { return sum({"npu qkv", "npu out", "npu fc1, GELU", "npu fc2"}); }
   // Submitting, and noticing the end: all but the device's time.
   double dispatching() const { return std::max(0.0, in_commands() - device_ms); }
-  double rows() const { return sum({"npu scale", "npu quantize", "npu add"}); }
+  double rows() const { return sum({"npu quantize", "npu add, norm"}); }
   double overhead() const { return sum({"npu sync"}) + dispatching() + rows(); }
   double host() const { return overhead() + sum({"stem", "layer norm", "attention"}); }
 };
@@ -150,9 +150,9 @@ Profile print_overhead(Windows& windows) {
   const Profile p = best_profile(windows);
   set("inline=0");
   printf("### Host time of a window, instant device\n\n| | ms |\n|---|---|\n");
-  printf("| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| rows scaled for attention | %.2f |\n"
-         "| rows quantized | %.2f |\n| rows added | %.2f |\n",
-         p.sum({"npu sync"}), p.dispatching(), p.sum({"npu scale"}), p.sum({"npu quantize"}), p.sum({"npu add"}));
+  printf("| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| attention's results quantized | %.2f |\n"
+         "| results added, normalized, quantized | %.2f |\n",
+         p.sum({"npu sync"}), p.dispatching(), p.sum({"npu quantize"}), p.sum({"npu add, norm"}));
   printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs, verdict(p.overhead() <= kMostOverheadMs),
          p.overhead());
   printf("| stem | %.2f |\n| layer norms | %.2f |\n| attention | %.2f |\n| **all** | **%.2f** |\n\n", p.sum({"stem"}),
@@ -165,9 +165,9 @@ void print_beside_prototype(Windows& windows) {
   set("cost=120,0.138");
   const Profile p = best_profile(windows);
   const double layers = kLayers;
-  const double attention = p.sum({"npu qkv", "npu scale", "attention", "npu quantize", "npu out"}) / layers;
+  const double attention = p.sum({"npu qkv", "attention", "npu quantize", "npu out"}) / layers;
   const double feed_forward = p.sum({"npu fc1, GELU", "npu fc2"}) / layers;
-  const double both = p.sum({"npu sync", "npu add", "layer norm"}) / layers;
+  const double both = p.sum({"npu sync", "npu add, norm", "layer norm"}) / layers;
   printf("### Beside the prototype, the device at its predicted speed\n\n");
   printf("| a layer, ms | prototype | here |\n|---|---|---|\n");
   printf("| attention: qkv, scores, out | 254.61 | %.2f |\n| feed-forward | 82.98 | %.2f |\n", attention, feed_forward);

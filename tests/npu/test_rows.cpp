@@ -34,18 +34,6 @@ START_TEST(rows_are_quantized_as_defined) {
 }
 END_TEST
 
-START_TEST(every_byte_is_scaled_as_defined) {
-  std::vector<int8_t> q(256);
-  std::vector<float> scale(256), y(256);
-  for (int i = 0; i < 256; ++i) {
-    q[i] = static_cast<int8_t>(i);
-    scale[i] = 0.1f + static_cast<float>(i) * 0.37f;
-  }
-  npu::dequantize_row(q.data(), scale.data(), 256, y.data());
-  for (int i = 0; i < 256; ++i) ck_assert_float_eq(y[i], dequantize(q[i], scale[i]));
-}
-END_TEST
-
 START_TEST(every_pair_of_planes_is_added_as_defined) {
   std::vector<int8_t> hi(kCount);
   std::vector<uint8_t> lo(kCount);
@@ -69,7 +57,6 @@ int main() {
   Suite* suite = suite_create("rows");
   TCase* tests = tcase_create("rows");
   tcase_add_test(tests, rows_are_quantized_as_defined);
-  tcase_add_test(tests, every_byte_is_scaled_as_defined);
   tcase_add_test(tests, every_pair_of_planes_is_added_as_defined);
   suite_add_tcase(suite, tests);
   SRunner* runner = srunner_create(suite);
