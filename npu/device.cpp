@@ -225,38 +225,25 @@ Command Device::prepare(const xrt::bo& instructions, const std::vector<xrt::bo>&
   });
 }
 
-void Device::execute(Command& command) {
-  run(command);
+void Device::execute(Command& command, const std::function<void()>& started) {
+  run(command, started);
   std::lock_guard<std::mutex> lock(keeper_mutex_);
   last_work_ = last_command_;
 }
 
 void Device::start(Command& command) {
   ProfileScope scope("npu submit", 0);
-  std::unique_lock<std::mutex> lock(turn_mutex_);
-  const uint64_t mine = next_turn_++;
-  turn_changed_.wait(lock, [&] { return turn_ == mine; });
-  lock.unlock();
-  const auto done = [&] {
-    lock.lock();
-    ++turn_;
-    turn_changed_.notify_all();
-  };
-  try {
-    command.run.start();
-    command.in_flight = true;
-  } catch (...) {
-    done();
-    throw;
-  }
-  done();
+  std::lock_guard<FairMutex> lock(turn_);
+  command.run.start();
+  command.in_flight = true;
 }
 
-void Device::run(Command& command) {
+void Device::run(Command& command, const std::function<void()>& started) {
   if (failed_) throw Error(ErrorCode::kDevice, "the NPU has failed");
   try {
     // XRT's own timed wait throws at its deadline without saying what happened, so the state is polled.
     start(command);
+    if (started) started();
     const auto began = Clock::now();
     const auto over = [&command] { return is_over(command.run.state()); };
     if (!over()) {
@@ -400,7 +387,7 @@ void Device::keep_awake() {
     lock.unlock();
     Command command = prepare(nothing_, {}, 0);
     try {
-      run(command);
+      run(command, nullptr);
     } catch (const Error&) {
       bury(nullptr, {command}, nullptr);
     }

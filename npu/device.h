@@ -17,6 +17,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -24,6 +25,7 @@
 #include <vector>
 
 #include "kernels/overlay.h"
+#include "npu/fair_mutex.h"
 #include "whisper/error.h"
 
 namespace whisperxdna2::npu {
@@ -92,8 +94,8 @@ class Device {
 
   // Runs it and waits until it has ended. Thread-safe for different commands, which are started in the order in which their
   // threads came: nobody waits for more commands than there are threads. Throws Error(kDevice); then the device has
-  // failed for everyone, and the command may still be running: see bury().
-  void execute(Command& command);
+  // failed for everyone, and the command may still be running: see bury(). started: called once the NPU has the command.
+  void execute(Command& command, const std::function<void()>& started = nullptr);
   bool failed() const { return failed_; }
   // Makes it failed, for a user to whom something else than a command failed that only a new context can bring back.
   void fail();
@@ -110,7 +112,7 @@ class Device {
   using Clock = std::chrono::steady_clock;
   Device();
   void self_test(const std::shared_ptr<Device>& self);
-  void run(Command& command);
+  void run(Command& command, const std::function<void()>& started);
   void start(Command& command);
   void keep_awake();
 
@@ -123,9 +125,7 @@ class Device {
   std::atomic<bool> failed_{false};
 
   // Whose turn it is to start a command. A thread may wait inside its turn, since the driver takes four commands at a time.
-  std::mutex turn_mutex_;
-  std::condition_variable turn_changed_;
-  uint64_t next_turn_ = 0, turn_ = 0;
+  FairMutex turn_;
 
   // The keeper of the device's wakefulness.
   xrt::bo nothing_;  // a stream that changes nothing

@@ -65,15 +65,16 @@ void SlottedEncoder::serve(int slot, const Encode& encode) {
     changed_.wait(lock, [&] {
       next = nullptr;
       for (Slot& s : slots_) {
-        if (slot != kEverySlot && &s != &slots_[slot]) continue;
         if (s.state == State::kQueued && (!next || s.order < next->order)) next = &s;
       }
+      if (slot != kEverySlot && next != &slots_[slot]) next = nullptr;
       return stopping_ || (next && !interrupted_);
     });
     if (stopping_) return;
     Slot& s = *next;
     s.state = State::kRunning;
     s.abandoned = false;
+    changed_.notify_all();  // the next one may begin, too
     lock.unlock();
     State end = State::kDone;
     try {

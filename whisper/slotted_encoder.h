@@ -48,8 +48,8 @@ class SlottedEncoder : public Encoder {
   using Encode = std::function<bool(const Window&)>;
 
   static constexpr int kEverySlot = -1;
-  // The life of a thread: encodes the windows submitted to `slot`, or to every slot in the order of submission, until stop().
-  // Not while interrupted.
+  // The life of a thread: encodes the windows submitted to `slot`, or to every slot, until stop(). They begin in the order of
+  // submission, and not while interrupted.
   void serve(int slot, const Encode& encode);
   void stop();
 

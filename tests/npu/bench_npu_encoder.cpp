@@ -3,6 +3,9 @@
 //
 //   bench_npu_encoder OVERLAYS [TIMELINE.svg]      OVERLAYS: the directory of the emulated overlays
 //
+// "Ideal" is a simulation of two windows' phases, as long as they are in a window alone, on one device and processors that both
+// share; nothing is lost by waking, changing or noticing.
+//
 // Prints Markdown. Run with EMULATED_NPU=views=one, so that the emulated device needs no copies; buffers are then flushed as
 // on a real machine. Best of several, since other programs can only add. Ends with 1 if a bound is missed.
 #include <unistd.h>
@@ -36,8 +39,8 @@ namespace {
 
 constexpr int kPositions = 512, kLayers = 6, kWidth = 512, kThreads = 2;
 constexpr double kWindowMs = kPositions * 20.0;
-// Bounds: the NPU path's own work, and two slots against the slower of device and host.
-constexpr double kMostOverheadMs = 3, kMostStretch = 1.1;
+// Bounds: the NPU path's own work, all of the host's, and two slots against the ideal.
+constexpr double kMostOverheadMs = 3, kMostHostMs = 30, kMostStretch = 1.1;
 
 bool missed = false;
 std::string overlay_directory;
@@ -155,8 +158,9 @@ Profile print_overhead(Windows& windows) {
          p.sum({"npu sync"}), p.dispatching(), p.sum({"npu quantize"}), p.sum({"npu add, norm"}));
   printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs, verdict(p.overhead() <= kMostOverheadMs),
          p.overhead());
-  printf("| stem | %.2f |\n| layer norms | %.2f |\n| attention | %.2f |\n| **all** | **%.2f** |\n\n", p.sum({"stem"}),
-         p.sum({"layer norm"}), p.sum({"attention"}), p.host());
+  printf("| stem | %.2f |\n| first and last layer norm | %.2f |\n| attention | %.2f |\n", p.sum({"stem"}), p.sum({"layer norm"}),
+         p.sum({"attention"}));
+  printf("| **all** (bound %.0f: %s) | **%.2f** |\n\n", kMostHostMs, verdict(p.host() <= kMostHostMs), p.host());
   return p;
 }
 
@@ -215,6 +219,60 @@ std::vector<Command> trace_two_slots(Windows& windows) {
   return commands;
 }
 
+// Time of a window in two slots at best. A window's phases: the host's work before each command, and after the last one.
+double ideal_ms(const Profile& p, double device_ms) {
+  const double between = (p.sum({"npu add, norm"}) / 2 + p.sum({"npu sync"}) * 2 / 3) / kLayers / 2;
+  std::vector<double> host = {p.sum({"stem", "layer norm"})};  // before qkv, out, and fc1 with fc2, of each layer
+  for (int layer = 0; layer < kLayers; ++layer) {
+    host.push_back(p.sum({"attention", "npu quantize"}) / kLayers + p.sum({"npu sync"}) / kLayers / 3);
+    host.push_back(between);
+    host.push_back(between);
+  }
+  const double command = device_ms / static_cast<double>(host.size() - 1);
+  const auto simulate = [&](bool turns) {
+    constexpr double kStep = 0.01;
+    constexpr int kSimulated = 40;
+    struct {
+      size_t phase = 0;
+      double left = 0;
+      bool on_host = true;
+      int windows = 0;
+    } slot[2];
+    for (auto& s : slot) s.left = host[0];
+    std::vector<int> queue;
+    int holder = -1;  // whose turn it is, from an out to the next qkv
+    double now = 0, begin = 0;
+    while (slot[0].windows + slot[1].windows < 2 * kSimulated) {
+      now += kStep;
+      const double share = kStep / std::max(1, slot[0].on_host + slot[1].on_host);
+      for (int i = 0; i < 2; ++i) {
+        auto& s = slot[i];
+        if (!s.on_host || (s.left = std::max(0.0, s.left - share)) > 0) continue;
+        if (s.phase + 1 == host.size()) {  // the window's end
+          s.phase = 0, s.left = host[0];
+          if (++s.windows == 2 && i == 0) begin = now;
+          if (i == 0 && s.windows == kSimulated) return (now - begin) / (2 * (kSimulated - 2));
+          continue;
+        }
+        if (turns && holder >= 0 && holder != i) continue;
+        holder = i;
+        if (s.phase % 3 == 0 || s.phase + 2 == host.size()) holder = -1;
+        s.on_host = false;
+        s.left = command;
+        queue.push_back(i);
+      }
+      if (queue.empty()) continue;
+      auto& s = slot[queue.front()];
+      if ((s.left -= kStep) > 0) continue;
+      queue.erase(queue.begin());
+      s.on_host = true;
+      s.left = host[++s.phase];
+    }
+    return 1e9;
+  };
+  return std::min(simulate(true), simulate(false));
+}
+
 struct Panel {
   double device_ms, host_ms, each_ms;
   std::vector<Command> commands;
@@ -265,23 +323,24 @@ void draw(const std::string& path, const std::vector<Panel>& panels) {
   fclose(out);
 }
 
-// The host's time is what is left of a window alone without the device's, seen in the same seconds.
 void print_two_slots(Windows& windows, const char* timeline) {
   constexpr int kDispatches = 18, kCount = 12;
-  printf("### Two slots\n\n| device, ms | host, ms | one window after the other, ms | two slots, ms | x max(device, host) | bound %.1f |\n"
-         "|---|---|---|---|---|---|\n", kMostStretch);
+  printf("### Two slots\n\n| device, ms | host, ms | one window after the other, ms | two slots, ms | ideal, ms | x max(device, host) "
+         "| x ideal | bound %.1f |\n|---|---|---|---|---|---|---|---|\n", kMostStretch);
   std::vector<Panel> panels;
   for (const double device_ms : {5.0, 20.0, 60.0}) {
+    set("cost=0,0 inline=1");
+    const Profile phases = best_profile(windows);
+    set("inline=0");
     set_device_ms(device_ms, kDispatches);
     double alone = windows.alone(kCount), both = windows.in_two_slots(kCount);
     for (int i = 0; i < 5; ++i) {
       alone = std::min(alone, windows.alone(kCount));
       both = std::min(both, windows.in_two_slots(kCount));
     }
-    const double host_ms = alone - device_ms;
-    const double stretch = both / std::max(device_ms, host_ms);
-    printf("| %.0f | %.1f | %.1f | %.1f | %.2f | %s |\n", device_ms, host_ms, alone, both, stretch,
-           verdict(stretch <= kMostStretch));
+    const double host_ms = phases.host(), ideal = ideal_ms(phases, device_ms);
+    printf("| %.0f | %.1f | %.1f | %.1f | %.1f | %.2f | %.2f | %s |\n", device_ms, host_ms, alone, both, ideal,
+           both / std::max(device_ms, host_ms), both / ideal, verdict(both <= kMostStretch * ideal));
     if (timeline) panels.push_back({device_ms, host_ms, both, trace_two_slots(windows)});
   }
   printf("\n");
