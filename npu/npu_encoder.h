@@ -1,7 +1,7 @@
 // Whisper's encoder with its linear layers on the NPU, in int8: the same numbers as the CPU's int8 encoder, byte for byte.
 //
-//   slot's thread   stem | norm, quantize -> inputs |        | scale, attention, quantize |     | add, norm, quantize | ...
-//   NPU                                             | qkv    |                            | out |                     | fc1 fc2
+//   slot's thread   stem | norm, quantize |     | attention, quantize |     | add, norm, quantize |         | add, norm ...
+//   NPU                                   | qkv |                     | out |                     | fc1 fc2 |
 //
 // Each slot has a thread and buffers of its own, so that the NPU computes for one while the processor works for the other.
 // Weights, streams and the device are shared by all encoders of the process. fc1's results stay where fc2 reads them.
