@@ -1,6 +1,9 @@
 #include "kernels/cpu/attention.h"
 
+#include <xmmintrin.h>
+
 #include <algorithm>
+#include <cstring>
 
 namespace whisperxdna2 {
 namespace {
@@ -15,6 +18,32 @@ const float* head_part(const AttentionInput& in, int row, int column, float* buf
   return buffer;
 }
 
+// A head's keys, from `column`, as panels [head width][panel], the last one filled up with zeros.
+void pack_keys(const AttentionInput& in, int rows, int columns, int column, float* keys, const F32Kernels& kernels) {
+  const int panel = kernels.panel;
+  float buffer[4][kHeadWidth];
+  for (int row = 0; row < columns;) {
+    float* to = keys + static_cast<size_t>(row / panel) * panel * kHeadWidth + row % panel;
+    if (panel % 4 == 0 && row + 4 <= rows) {
+      const float* k[4];
+      for (int r = 0; r < 4; ++r) k[r] = head_part(in, row + r, column, buffer[r], kernels);
+      for (int c = 0; c < kHeadWidth; c += 4, to += 4 * panel) {
+        __m128 x0 = _mm_loadu_ps(k[0] + c), x1 = _mm_loadu_ps(k[1] + c), x2 = _mm_loadu_ps(k[2] + c), x3 = _mm_loadu_ps(k[3] + c);
+        _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
+        _mm_storeu_ps(to, x0);
+        _mm_storeu_ps(to + panel, x1);
+        _mm_storeu_ps(to + 2 * panel, x2);
+        _mm_storeu_ps(to + 3 * panel, x3);
+      }
+      row += 4;
+    } else {
+      const float* k = row < rows ? head_part(in, row, column, buffer[0], kernels) : nullptr;
+      for (int c = 0; c < kHeadWidth; ++c) to[static_cast<size_t>(c) * panel] = k ? k[c] : 0.0f;
+      ++row;
+    }
+  }
+}
+
 }  // namespace
 
 void attention(const AttentionInput& qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
@@ -23,9 +52,9 @@ void attention(const AttentionInput& qkv, int rows, int heads, float* out, Atten
   const int panel = kernels.panel;
   const int key_panels = (rows + panel - 1) / panel;
   const int columns = key_panels * panel;
-  const int value_panels = (kHeadWidth + panel - 1) / panel;
+  const int value_panels = kHeadWidth / panel;
   const size_t keys_size = static_cast<size_t>(columns) * kHeadWidth;          // of a head
-  const size_t values_size = static_cast<size_t>(value_panels) * panel * rows;
+  const size_t values_size = static_cast<size_t>(kHeadWidth) * rows;
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   scratch->keys.resize(keys_size * heads);
   scratch->values.resize(values_size * heads);
@@ -33,18 +62,12 @@ void attention(const AttentionInput& qkv, int rows, int heads, float* out, Atten
   ThreadPool& pool = ThreadPool::instance();
   pool.parallel_for(workers, heads, [&](int head) {
     float buffer[kHeadWidth];
-    float* keys = scratch->keys.data() + keys_size * head;
+    pack_keys(qkv, rows, columns, width + head * kHeadWidth, scratch->keys.data() + keys_size * head, kernels);
     float* values = scratch->values.data() + values_size * head;
-    for (int row = 0; row < columns; ++row) {
-      const float* k = row < rows ? head_part(qkv, row, width + head * kHeadWidth, buffer, kernels) : nullptr;
-      float* to = keys + static_cast<size_t>(row / panel) * panel * kHeadWidth + row % panel;
-      for (int c = 0; c < kHeadWidth; ++c) to[static_cast<size_t>(c) * panel] = k ? k[c] : 0.0f;
-    }
     for (int row = 0; row < rows; ++row) {
       const float* v = head_part(qkv, row, 2 * width + head * kHeadWidth, buffer, kernels);
       for (int p = 0; p < value_panels; ++p) {
-        float* to = values + (static_cast<size_t>(p) * rows + row) * panel;
-        for (int c = 0; c < panel; ++c) to[c] = p * panel + c < kHeadWidth ? v[p * panel + c] : 0.0f;
+        std::memcpy(values + (static_cast<size_t>(p) * rows + row) * panel, v + p * panel, panel * sizeof *v);
       }
     }
   });

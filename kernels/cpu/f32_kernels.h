@@ -32,7 +32,7 @@ struct GemmTask {
 };
 
 struct F32Kernels {
-  int panel;  // columns of a packed panel
+  int panel;  // columns of a packed panel, a divisor of 64
   void (*gemm)(const GemmTask& task);
   // Turns `count` rows of scores [count][columns] at `stride` into exp(x - max of the row) and puts 1 / sum into inverse.
   void (*softmax)(float* scores, ptrdiff_t stride, int count, int columns, float* inverse);
