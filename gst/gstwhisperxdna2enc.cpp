@@ -591,7 +591,10 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   /**
    * GstWhisperXdna2Enc:precision:
    *
-   * Arithmetic of the encoder.
+   * Arithmetic of the encoder. `auto` is int8, and f32 for a model that cannot
+   * be quantized. bf16 is for processors that have instructions for it
+   * (AVX512-BF16); on others it takes longer than f32. The NPU computes in int8
+   * only.
    *
    * Default: auto
    *

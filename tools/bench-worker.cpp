@@ -21,6 +21,7 @@
 #include <sstream>
 #include <thread>
 
+#include "kernels/cpu/bf16_kernels.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/profile.h"
 #include "tools/speech.h"
@@ -108,8 +109,9 @@ class Worker {
     auto& e = encoders_[precision];
     if (!e) {
       e = std::make_unique<EncoderSchedule>(
-          precision == "f32" ? packed_encoder(model_)
-                             : packed_int8_encoder(model_, [&](const TakeLayer& take) { quantized_layers(model_, threads_, take); }),
+          precision == "f32"    ? packed_encoder(model_)
+          : precision == "bf16" ? packed_bf16_encoder(model_)
+                                : packed_int8_encoder(model_, [&](const TakeLayer& take) { quantized_layers(model_, threads_, take); }),
           threads_);
       encode(e.get(), mel_, model_->dims.d_model);  // memory is touched for the first time
     }
@@ -151,7 +153,7 @@ class Worker {
       o.model_path = path_;
       o.threads = threads_;
       o.backend = Backend::kCpu;
-      o.precision = precision == "f32" ? Precision::kF32 : Precision::kInt8;
+      o.precision = precision == "f32" ? Precision::kF32 : precision == "bf16" ? Precision::kBF16 : Precision::kInt8;
       engine = std::make_unique<Engine>(o);
     }
     engine->set_language(language);
@@ -243,7 +245,7 @@ int main(int argc, char** argv) {
   }
   try {
     Worker worker(argv[1], std::atoi(argv[2]), argc > 3 ? argv[3] : default_model_path());
-    std::printf("%s (%s)\n", cpu_name().c_str(), isa_name(isa()));
+    std::printf("%s (%s%s)\n", cpu_name().c_str(), isa_name(isa()), has_bf16_products() ? ", bf16" : "");
     std::fflush(stdout);
     for (std::string line; std::getline(std::cin, line);) worker.answer(line);
   } catch (const std::exception& error) {

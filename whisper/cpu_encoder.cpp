@@ -18,7 +18,7 @@ class CpuEncoder : public SlottedEncoder {
  public:
   CpuEncoder(const std::shared_ptr<const PackedEncoder>& weights, int threads)
       : SlottedEncoder(weights->dims.d_model, weights->dims.n_audio_ctx, "the processor"),
-        precision_(weights->int8_layers.empty() ? "f32" : "int8"),
+        precision_(!weights->bf16_layers.empty() ? "bf16" : weights->int8_layers.empty() ? "f32" : "int8"),
         schedule_(weights, threads),
         thread_([this] {
           pthread_setname_np(pthread_self(), "whisper-encoder");
@@ -45,9 +45,7 @@ class CpuEncoder : public SlottedEncoder {
 std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
                                           const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   const int n = threads > 0 ? threads : ThreadPool::available_processors();
-  if (precision == Precision::kBF16) {
-    throw Error(ErrorCode::kUnsupported, "the CPU does not encode in bf16; use precision=auto, int8 or f32");
-  }
+  if (precision == Precision::kBF16) return std::make_unique<CpuEncoder>(packed_bf16_encoder(model), n);
   if (precision == Precision::kF32) return std::make_unique<CpuEncoder>(packed_encoder(model), n);
   try {
     const auto make = [&](const TakeLayer& take) { quantized_layers(model, n, take, progress, cancel); };

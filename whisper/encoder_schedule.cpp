@@ -13,14 +13,16 @@ namespace {
 
 PackedNorm pack(const LayerNorm& n) { return {n.gain.to_f32(), n.bias.to_f32()}; }
 
-PackedLinear pack(const Linear& l) {
+template <class Packed>
+Packed pack_linear(const Linear& l) {
   const std::vector<float> bias = l.bias ? l.bias.to_f32() : std::vector<float>();
-  return PackedLinear(l.weight.to_f32().data(), l.bias ? bias.data() : nullptr, l.weight.shape[0], l.weight.shape[1]);
+  return Packed(l.weight.to_f32().data(), l.bias ? bias.data() : nullptr, l.weight.shape[0], l.weight.shape[1]);
 }
 
 // Queries, keys and values as one product. The queries take the scale 1/8 of the scores with them: a power of two, so
 // nothing is rounded.
-PackedLinear pack_qkv(const Attention& a, int d) {
+template <class Packed>
+Packed pack_qkv(const Attention& a, int d) {
   std::vector<float> weight, bias;
   for (const Linear* l : {&a.query, &a.key, &a.value}) {
     const float scale = l == &a.query ? 0.125f : 1.0f;
@@ -29,11 +31,12 @@ PackedLinear pack_qkv(const Attention& a, int d) {
     for (float x : w) weight.push_back(x * scale);
     for (float x : b) bias.push_back(x * scale);
   }
-  return PackedLinear(weight.data(), bias.data(), 3 * d, d);
+  return Packed(weight.data(), bias.data(), 3 * d, d);
 }
 
 // [out][in][3] -> [out][3][in], so that an output frame is a product with three consecutive input frames.
-PackedLinear pack_convolution(const Tensor& weight, const Tensor& bias) {
+template <class Packed>
+Packed pack_convolution(const Tensor& weight, const Tensor& bias) {
   const int out = weight.shape[0], in = weight.shape[1];
   const std::vector<float> w = weight.to_f32();
   std::vector<float> taps(w.size());
@@ -42,31 +45,48 @@ PackedLinear pack_convolution(const Tensor& weight, const Tensor& bias) {
       for (int k = 0; k < 3; ++k) taps[(static_cast<size_t>(o) * 3 + k) * in + i] = w[(static_cast<size_t>(o) * in + i) * 3 + k];
     }
   }
-  return PackedLinear(taps.data(), bias.to_f32().data(), out, 3 * in);
+  return Packed(taps.data(), bias.to_f32().data(), out, 3 * in);
 }
 
-// Everything but the layers.
+// Everything but the layers and the convolutions.
 std::shared_ptr<PackedEncoder> pack_frame(const Model& m) {
   auto p = std::make_shared<PackedEncoder>();
   p->dims = m.dims;
-  p->conv1 = pack_convolution(m.conv1_weight, m.conv1_bias);
-  p->conv2 = pack_convolution(m.conv2_weight, m.conv2_bias);
   p->positions = m.encoder_positions.to_f32();
   p->norm = pack(m.encoder_norm);
   return p;
 }
 
-std::shared_ptr<const PackedEncoder> pack_f32(const Model& m) {
-  const std::shared_ptr<PackedEncoder> p = pack_frame(m);
+void pack_stem(const Model& m, PackedEncoder* p) {
+  p->conv1 = pack_convolution<PackedLinear>(m.conv1_weight, m.conv1_bias);
+  p->conv2 = pack_convolution<PackedLinear>(m.conv2_weight, m.conv2_bias);
+}
+
+template <class Packed, class PackedLinear>
+void pack_layers(const Model& m, std::vector<Packed>* layers) {
   for (const EncoderLayer& l : m.encoder_layers) {
-    PackedLayer& packed = p->layers.emplace_back();
+    Packed& packed = layers->emplace_back();
     packed.attention_norm = pack(l.attention_norm);
     packed.mlp_norm = pack(l.mlp_norm);
-    packed.qkv = pack_qkv(l.attention, m.dims.d_model);
-    packed.out = pack(l.attention.out);
-    packed.fc1 = pack(l.fc1);
-    packed.fc2 = pack(l.fc2);
+    packed.qkv = pack_qkv<PackedLinear>(l.attention, m.dims.d_model);
+    packed.out = pack_linear<PackedLinear>(l.attention.out);
+    packed.fc1 = pack_linear<PackedLinear>(l.fc1);
+    packed.fc2 = pack_linear<PackedLinear>(l.fc2);
   }
+}
+
+std::shared_ptr<const PackedEncoder> pack_f32(const Model& m) {
+  const std::shared_ptr<PackedEncoder> p = pack_frame(m);
+  pack_stem(m, p.get());
+  pack_layers<PackedLayer, PackedLinear>(m, &p->layers);
+  return p;
+}
+
+std::shared_ptr<const PackedEncoder> pack_bf16(const Model& m) {
+  const std::shared_ptr<PackedEncoder> p = pack_frame(m);
+  p->bf16_conv1 = pack_convolution<BF16Linear>(m.conv1_weight, m.conv1_bias);
+  p->bf16_conv2 = pack_convolution<BF16Linear>(m.conv2_weight, m.conv2_bias);
+  pack_layers<PackedBF16Layer, BF16Linear>(m, &p->bf16_layers);
   return p;
 }
 
@@ -76,6 +96,7 @@ Int8Linear pack(const QuantizedLinear& l) {
 
 std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::function<void(const TakeLayer&)>& make) {
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
+  pack_stem(m, p.get());
   p->int8_layers.resize(m.dims.n_encoder_layers);
   make([&](int i, QuantizedLayer& l) {
     PackedInt8Layer& packed = p->int8_layers[i];
@@ -132,6 +153,11 @@ std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const 
   return encoders.get(model, [&] { return pack_f32(*model); });
 }
 
+std::shared_ptr<const PackedEncoder> packed_bf16_encoder(const std::shared_ptr<const Model>& model) {
+  static PackedEncoders encoders;
+  return encoders.get(model, [&] { return pack_bf16(*model); });
+}
+
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
                                                          const std::function<void(const TakeLayer&)>& make,
                                                          const std::atomic<bool>* cancel) {
@@ -153,17 +179,20 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
                           const Observer& observer) {
   const Workers workers(threads_, &abandoned);
   const size_t size = static_cast<size_t>(positions) * w_->dims.d_model;
+  const bool bf16 = !w_->bf16_layers.empty();
   x_.resize(size);
-  normed_.resize(size);
+  normed_.resize(bf16 ? 0 : size);
   const auto show = [&](Activation activation, int layer, const std::vector<float>& values) {
     if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
 
-  stem(mel, positions, workers);
+  bf16 ? bf16_stem(mel, positions, workers) : stem(mel, positions, workers);
   show(Activation::kStem, -1, x_);
   for (int i = 0; i < w_->dims.n_encoder_layers && !abandoned; ++i) {
     const ProfileLayer profiled(i);
-    if (w_->int8_layers.empty()) {
+    if (bf16) {
+      bf16_layer(i, positions, workers);
+    } else if (w_->int8_layers.empty()) {
       f32_layer(i, positions, workers, show);
     } else {
       int8_attention(i, positions, workers);
@@ -197,6 +226,34 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
   product("fc2", l.fc2, hidden_, &x_, Epilogue::kAdd);
 }
 
+void EncoderSchedule::bf16_layer(int layer, int positions, const Workers& workers) {
+  const PackedBF16Layer& l = w_->bf16_layers[layer];
+  const int d = w_->dims.d_model, heads = w_->dims.n_heads;
+  const auto norm_to_bf16 = [&](const PackedNorm& n) {
+    norm_rows(n, positions, workers,
+              [&](int row, const float* values) { bf16_kernels().narrow(values, d, &bf16_inputs_[static_cast<size_t>(row) * d]); });
+  };
+  const auto product = [&](const char* name, const BF16Linear& w, const AlignedVector<uint16_t>& from, auto* to,
+                           Epilogue epilogue) {
+    ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
+    const bool bf16 = sizeof(*to->data()) == sizeof(uint16_t);
+    bf16_linear(w, from.data(), w.in(), positions, to->data(), w.out(), bf16, epilogue, workers);
+  };
+  bf16_inputs_.resize(x_.size());
+  bf16_qkv_.resize(3 * x_.size());
+  bf16_hidden_.resize(4 * x_.size());
+  norm_to_bf16(l.attention_norm);
+  product("qkv", l.qkv, bf16_inputs_, &bf16_qkv_, Epilogue::kNone);
+  {
+    ProfileScope scope("attention", int64_t{4} * positions * positions * d);
+    bf16_attention(bf16_qkv_.data(), positions, heads, bf16_inputs_.data(), &bf16_attention_, workers);
+  }
+  product("out", l.out, bf16_inputs_, &x_, Epilogue::kAdd);
+  norm_to_bf16(l.mlp_norm);
+  product("fc1, GELU", l.fc1, bf16_inputs_, &bf16_hidden_, Epilogue::kGelu);
+  product("fc2", l.fc2, bf16_hidden_, &x_, Epilogue::kAdd);
+}
+
 void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions,
                                    const Workers& workers) {
   ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
@@ -226,20 +283,27 @@ void EncoderSchedule::attend(const AttentionInput& qkv, int positions, const Wor
   attention(qkv, positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
 }
 
-void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Workers& workers) {
+template <class Take>
+void EncoderSchedule::norm_rows(const PackedNorm& n, int rows, const Workers& workers, const Take& take) {
   ProfileScope scope("layer norm", 0);
-  const Int8Kernels& kernels = int8_kernels();
   const int d = w_->dims.d_model;
-  const size_t element = element_size(kernels.format8);
-  inputs_.resize(static_cast<size_t>(rows) * d * element);
   ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
     thread_local std::vector<float> row;  // stays in the first cache on its way
     row.resize(d);
     for (int r = piece * kPieceRows; r < std::min(rows, (piece + 1) * kPieceRows); ++r) {
       f32_kernels().layer_norm(&x_[static_cast<size_t>(r) * d], 1, d, n.gain.data(), n.bias.data(), row.data());
-      kernels.quantize8(row.data(), d, inverse_scale, &inputs_[static_cast<size_t>(r) * d * element]);
+      take(r, row.data());
     }
   });
+}
+
+void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Workers& workers) {
+  const Int8Kernels& kernels = int8_kernels();
+  const int d = w_->dims.d_model;
+  const size_t size = d * element_size(kernels.format8);  // of a row
+  inputs_.resize(rows * size);
+  norm_rows(n, rows, workers,
+            [&](int row, const float* values) { kernels.quantize8(values, d, inverse_scale, &inputs_[row * size]); });
 }
 
 void EncoderSchedule::to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers) {
@@ -253,21 +317,40 @@ void EncoderSchedule::to_int8(const std::vector<float>& from, int rows, float in
   });
 }
 
-// Two convolutions of three taps as linear layers over overlapping rows; one zero frame before and after the input.
-void EncoderSchedule::stem(const float* mel, int positions, const Workers& workers) {
-  const int bands = w_->dims.n_mels, d = w_->dims.d_model, frames = positions * kFramesPerPosition;
-  ProfileScope scope("stem", int64_t{6} * d * (int64_t{frames} * bands + int64_t{positions} * d));
+void EncoderSchedule::transpose(const float* mel, int frames) {
+  const int bands = w_->dims.n_mels;
   frames_.assign(static_cast<size_t>(frames + 2) * bands, 0.0f);
   for (int b = 0; b < bands; ++b) {
     for (int t = 0; t < frames; ++t) {
       frames_[static_cast<size_t>(t + 1) * bands + b] = mel[static_cast<size_t>(b) * frames + t];
     }
   }
+}
+
+// Two convolutions of three taps as linear layers over overlapping rows; one zero frame before and after the input.
+void EncoderSchedule::stem(const float* mel, int positions, const Workers& workers) {
+  const int bands = w_->dims.n_mels, d = w_->dims.d_model, frames = positions * kFramesPerPosition;
+  ProfileScope scope("stem", int64_t{6} * d * (int64_t{frames} * bands + int64_t{positions} * d));
+  transpose(mel, frames);
   conv_.resize(static_cast<size_t>(frames + 2) * d);
   std::fill_n(conv_.begin(), d, 0.0f);
   std::fill_n(conv_.end() - d, d, 0.0f);
   linear(w_->conv1, frames_.data(), bands, frames, conv_.data() + d, d, Epilogue::kGelu, workers);
   linear(w_->conv2, conv_.data(), kFramesPerPosition * d, positions, x_.data(), d, Epilogue::kGelu, workers);
+  f32_kernels().add(x_.data(), w_->positions.data(), x_.size());
+}
+
+void EncoderSchedule::bf16_stem(const float* mel, int positions, const Workers& workers) {
+  const int bands = w_->dims.n_mels, d = w_->dims.d_model, frames = positions * kFramesPerPosition;
+  ProfileScope scope("stem", int64_t{6} * d * (int64_t{frames} * bands + int64_t{positions} * d));
+  transpose(mel, frames);
+  bf16_inputs_.resize(frames_.size());
+  bf16_kernels().narrow(frames_.data(), frames_.size(), bf16_inputs_.data());
+  bf16_hidden_.resize(static_cast<size_t>(frames + 2) * d);
+  std::fill_n(bf16_hidden_.begin(), d, 0);
+  std::fill_n(bf16_hidden_.end() - d, d, 0);
+  bf16_linear(w_->bf16_conv1, bf16_inputs_.data(), bands, frames, bf16_hidden_.data() + d, d, true, Epilogue::kGelu, workers);
+  bf16_linear(w_->bf16_conv2, bf16_hidden_.data(), kFramesPerPosition * d, positions, x_.data(), d, false, Epilogue::kGelu, workers);
   f32_kernels().add(x_.data(), w_->positions.data(), x_.size());
 }
 

@@ -1,4 +1,4 @@
-// The encoder in f32 and in int8: weights in the order of the kernels, and the layer schedule over them
+// The encoder in f32, bf16 and int8: weights in the order of the kernels, and the layer schedule over them
 // (openai/whisper whisper/model.py, AudioEncoder).
 //
 //   mel --> conv, GELU, conv, GELU, + positions --> layers: x += attention(norm(x)); x += mlp(norm(x)) --> norm --> features
@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/bf16_attention.h"
+#include "kernels/cpu/bf16_linear.h"
 #include "kernels/cpu/int8_linear.h"
 #include "kernels/cpu/linear.h"
 #include "whisper/model.h"
@@ -26,6 +28,11 @@ struct PackedLayer {
   PackedLinear qkv, out, fc1, fc2;
 };
 
+struct PackedBF16Layer {
+  PackedNorm attention_norm, mlp_norm;
+  BF16Linear qkv, out, fc1, fc2;
+};
+
 // A layer of a QuantizedEncoder.
 struct PackedInt8Layer {
   PackedNorm attention_norm, mlp_norm;
@@ -33,12 +40,15 @@ struct PackedInt8Layer {
   Int8Linear qkv, out, fc1, fc2;
 };
 
-// Immutable; owns all it needs of the model. It has f32 layers or int8 layers; stem and last norm are f32.
+// Immutable; owns all it needs of the model. It has layers of one kind. The last norm is f32, and so is the stem but with bf16
+// layers. The residual stream between the layers is always f32.
 struct PackedEncoder {
   ModelDims dims;
   PackedLinear conv1, conv2;     // linear layers over [tap][channel]
+  BF16Linear bf16_conv1, bf16_conv2;
   std::vector<float> positions;  // [n_audio_ctx][d_model]
   std::vector<PackedLayer> layers;
+  std::vector<PackedBF16Layer> bf16_layers;
   std::vector<PackedInt8Layer> int8_layers;
   PackedNorm norm;
 };
@@ -46,6 +56,7 @@ struct PackedEncoder {
 // The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of the
 // encoder is not used afterwards. Thread-safe. Throws Error.
 std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model);
+std::shared_ptr<const PackedEncoder> packed_bf16_encoder(const std::shared_ptr<const Model>& model);
 // The same with int8 layers; `make` is called where nobody has them, and gives them one by one, or all. Throws Error(kInterrupted) after *cancel became true
 // (may be null) while another thread makes them.
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
@@ -92,10 +103,17 @@ class EncoderSchedule {
 
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
+  // mel as rows of bands with a row of zeros before and after them, into frames_.
+  void transpose(const float* mel, int frames);
   void stem(const float* mel, int positions, const Workers& workers);
   void norm(const PackedNorm& norm, int rows, float* out);
+  void bf16_stem(const float* mel, int positions, const Workers& workers);
+  void bf16_layer(int layer, int positions, const Workers& workers);
   void f32_layer(int layer, int positions, const Workers& workers, const Show& show);
   void int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions, const Workers& workers);
+  // Each row of x_, normalized, goes to take(row, values).
+  template <class Take>
+  void norm_rows(const PackedNorm& norm, int rows, const Workers& workers, const Take& take);
   // Rows of x_, normalized, or of `from`, as the int8 inputs of a layer, into inputs_.
   void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Workers& workers);
   void to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers);
@@ -104,6 +122,8 @@ class EncoderSchedule {
   const int threads_;
   std::vector<float> frames_, conv_, qkv_, hidden_;
   AttentionScratch attention_;
+  BF16AttentionScratch bf16_attention_;
+  AlignedVector<uint16_t> bf16_inputs_, bf16_qkv_, bf16_hidden_;  // bf16: what inputs_, qkv_, hidden_ (or conv_) are otherwise
   std::vector<uint8_t> inputs_;    // int8: of the next linear layer
   std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2
 };

@@ -197,6 +197,18 @@ GST_START_TEST(test_settings_reach_the_engine) {
 }
 GST_END_TEST;
 
+GST_START_TEST(test_precisions_reach_the_engine) {
+  using whisperxdna2::Precision;
+  const std::pair<const char*, Precision> precisions[] = {
+      {"auto", Precision::kAuto}, {"int8", Precision::kInt8}, {"bf16", Precision::kBF16}, {"f32", Precision::kF32}};
+  const auto& [name, precision] = precisions[__i__];
+  Bench bench(std::string("precision=") + name);
+  eventually([] { return fake.alive == 1; });
+  std::lock_guard<std::mutex> lock(fake.mutex);
+  ck_assert(fake.options.precision == precision);
+}
+GST_END_TEST;
+
 GST_START_TEST(test_unknown_language_is_a_warning) {
   Bench bench("audio-context=128 language-code=en");
   eventually([] { return fake.alive == 1; });
@@ -716,6 +728,7 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_engine_is_kept_in_ready_and_freed_in_null);
   tcase_add_test(tc, test_new_model_path_takes_effect_in_ready);
   tcase_add_test(tc, test_settings_reach_the_engine);
+  tcase_add_loop_test(tc, test_precisions_reach_the_engine, 0, 4);
   tcase_add_test(tc, test_unknown_language_is_a_warning);
   tcase_add_test(tc, test_active_backend_is_known_once_loaded);
   tcase_add_test(tc, test_stats);

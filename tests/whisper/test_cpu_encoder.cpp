@@ -128,6 +128,28 @@ START_TEST(observer_sees_the_input_of_each_product) {
 }
 END_TEST
 
+// With or without the processor's instruction for it.
+START_TEST(features_in_bf16_are_close_to_those_in_f32) {
+  const std::vector<float> mel = mel_of(kCases[_i]);
+  const std::vector<float> want = encode(*encoder(), mel, kPositions);
+  const auto bf16 = [&](int threads) {
+    const auto e = make_cpu_encoder(base(), Precision::kBF16, threads);
+    ck_assert_str_eq(e->describe().precision.c_str(), "bf16");
+    return encode(*e, mel, kPositions);
+  };
+  const std::vector<float> have = bf16(2);
+  double signal = 0, noise = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    signal += static_cast<double>(want[i]) * want[i];
+    noise += std::pow(static_cast<double>(want[i]) - have[i], 2);
+  }
+  const double decibels = 10 * std::log10(signal / noise);
+  ck_assert_msg(decibels >= 33, "%s: %.1f dB", kCases[_i], decibels);
+  ck_assert(bf16(1) == have);
+  ck_assert(bf16(3) == have);
+}
+END_TEST
+
 START_TEST(features_do_not_depend_on_the_number_of_threads) {
   const std::vector<float> mel = first_positions(mel_of("libri"), 300);
   const std::vector<float> one = encode(*encoder(1), mel, 300);
@@ -153,6 +175,10 @@ START_TEST(windows_of_every_length_are_encoded) {
   }
   const std::vector<float> longest(static_cast<size_t>(kBands) * kMaxPositions * kFramesPerPosition, -0.5f);
   for (float f : encode(*e, longest, kMaxPositions)) ck_assert(std::isfinite(f));
+  const auto bf16 = make_cpu_encoder(base(), Precision::kBF16, 2);
+  for (int positions : {1, 2, 3, 25, 97}) {
+    for (float f : encode(*bf16, first_positions(mel, positions), positions)) ck_assert(std::isfinite(f));
+  }
 }
 END_TEST
 
@@ -296,6 +322,7 @@ int main() {
   TCase* reference = tcase_create("reference");
   tcase_add_loop_test(reference, every_layer_is_that_of_the_reference, 0, 3);
   tcase_add_test(reference, observer_sees_the_input_of_each_product);
+  tcase_add_loop_test(reference, features_in_bf16_are_close_to_those_in_f32, 0, 3);
   tcase_add_test(reference, features_do_not_depend_on_the_number_of_threads);
   tcase_add_test(reference, features_do_not_depend_on_windows_before);
   tcase_add_test(reference, windows_of_every_length_are_encoded);
