@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 
 #include "tests/gst/bench.h"
 
@@ -18,11 +17,6 @@ std::vector<float> signal(const std::string& script) {
     samples.insert(samples.end(), std::lround(seconds * Bench::kRate), value);
   }
   return samples;
-}
-
-int slowness() {
-  const char* factor = g_getenv("WHISPERXDNA2_SLOWNESS");
-  return factor ? std::atoi(factor) : 1;
 }
 
 void eventually(const std::function<bool()>& condition) {

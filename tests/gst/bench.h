@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/gst/slowness.h"
+
 // After the standard headers: Check's macro `fail` must not meet them.
 #include <gst/check/gstconsistencychecker.h>
 #include <gst/check/gstharness.h>
@@ -17,9 +19,6 @@
 // Samples as the scripted engine understands them: "1.0" is a second of silence, "w12:0.5" the word w12 for 0.5 s, with
 // blanks between.
 std::vector<float> signal(const std::string& script);
-
-// By how much longer than usual things may take here: $WHISPERXDNA2_SLOWNESS, for sanitizers and memcheck.
-int slowness();
 
 // Waits up to 5 s, where nothing is slow.
 void eventually(const std::function<bool()>& condition);

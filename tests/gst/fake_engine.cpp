@@ -1,5 +1,6 @@
 #include "tests/gst/fake_engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
@@ -10,7 +11,7 @@ FakeEngine fake;
 void FakeEngine::reset() {
   load_ms = window_ms = silent_samples = made = load_error = 0;
   load_fails = load_ignores_cancel = never_answers = no_durations = false;
-  fail_at_window = -1;
+  fail_at_window = skips_window = -1;
   std::lock_guard<std::mutex> lock(mutex);
   detected_language = "en";
   notices.clear();
@@ -189,6 +190,11 @@ Result Engine::next() {
     r.settled = s.done;
   } else {
     r.kind = Result::Kind::kSegments;
+    if (s.windows == fake.skips_window) {
+      std::fill_n(s.samples.begin() + s.done, count, 0.0f);
+      r.skipped_seconds = count / kRate;
+      r.lag_seconds = 11;
+    }
     s.recognize(s.done + count, &r.segments);
     if (s.draining && s.done == static_cast<int64_t>(s.samples.size())) {
       s.end_word(s.done);

@@ -25,6 +25,7 @@ struct FakeEngine {
   std::atomic<int> window_ms{0};          // how long next() works on a window
   std::atomic<int> fail_at_window{-1};    // next() throws kDevice at this window
   std::atomic<bool> never_answers{false};  // next() returns only when interrupted
+  std::atomic<int> skips_window{-1};       // gives this window's audio up, which has waited for 11 s
   std::atomic<bool> no_durations{false};  // words end where they start
   std::atomic<int> alive{0}, made{0};     // engines
   std::atomic<int> silent_samples{0};     // taken by push_silence()

@@ -157,6 +157,20 @@ GST_START_TEST(test_launch_lines) {
 }
 GST_END_TEST;
 
+// The README's table of tests names none that is gone.
+GST_START_TEST(test_every_test_named_in_the_readme_exists) {
+  std::string sources;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(g_getenv("WHISPERXDNA2_SOURCE")) + "/tests/gst"))
+    if (entry.path().extension() == ".cpp") sources += contents(entry.path());
+  const std::string readme = source_file("tests/gst/README.md");
+  const std::regex name("test_[a-z0-9_]+");
+  int names = 0;
+  for (std::sregex_iterator it(readme.begin(), readme.end(), name), end; it != end; ++it, ++names)
+    fail_unless(sources.find("GST_START_TEST(" + it->str() + ")") != std::string::npos, "%s", it->str().c_str());
+  ck_assert_int_ge(names, 40);
+}
+GST_END_TEST;
+
 // --- States -----------------------------------------------------------------------------------------------------------
 
 // As GStreamer's tests/check/generic/states.c.
@@ -192,6 +206,7 @@ static Suite* inspect_suite(void) {
   tcase_add_test(tc, test_rank_keeps_autopluggers_away);
   tcase_add_test(tc, test_every_property_is_documented);
   tcase_add_test(tc, test_launch_lines);
+  tcase_add_test(tc, test_every_test_named_in_the_readme_exists);
   tcase_add_loop_test(tc, test_states_of_every_element, 0, G_N_ELEMENTS(kWalks));
   return suite;
 }

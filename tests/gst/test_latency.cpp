@@ -230,6 +230,32 @@ GST_START_TEST(test_late_text_is_a_qos_message_and_still_comes) {
 }
 GST_END_TEST;
 
+GST_START_TEST(test_audio_left_out_is_a_warning_with_the_amount_and_a_gap) {
+  fake.skips_window = 1;
+  Bench bench("audio-context=100");
+  bench.start();
+  bench.say("w1:1.0 1.0 w2:1.0 1.0 w3:1.0");
+  bench.eos();
+  ck_assert(bench.wait("eos"));
+  assert_string(bench.text(),
+                "!w1[0.000+1.000] final-transcript gap[1.000+1.000] gap[2.000+2.000] w3[4.000+1.000] final-transcript eos");
+  GstMessage* message = bench.message(GST_MESSAGE_WARNING);
+  fail_unless(message != nullptr);
+  GError* error;
+  gst_message_parse_warning(message, &error, nullptr);
+  ck_assert(g_error_matches(error, GST_CORE_ERROR, GST_CORE_ERROR_CLOCK));
+  assert_string(error->message,
+                "This machine is too slow: 2.0 s of audio, which had waited for 11.0 s, are left out.");
+  g_error_free(error);
+  const GstStructure* details;
+  gst_message_parse_warning_details(message, &details);
+  gdouble skipped;
+  ck_assert(gst_structure_get_double(details, "skipped", &skipped));
+  fail_unless(skipped == 2.0);
+  gst_message_unref(message);
+}
+GST_END_TEST;
+
 // Where captions are slower than real time, upstream waits and nothing is lost.
 GST_START_TEST(test_overload_blocks_and_drops_nothing) {
   fake.window_ms = 100;
@@ -292,6 +318,7 @@ static Suite* latency_suite(void) {
   tcase_add_test(tc, test_observed_delay);
   tcase_add_test(tc, test_falling_behind_is_a_warning_with_the_amount);
   tcase_add_test(tc, test_late_text_is_a_qos_message_and_still_comes);
+  tcase_add_test(tc, test_audio_left_out_is_a_warning_with_the_amount_and_a_gap);
   tcase_add_test(tc, test_overload_blocks_and_drops_nothing);
   tcase_add_test(tc, test_live_pipeline_configures_its_latency);
   return suite;
