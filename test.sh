@@ -92,11 +92,12 @@ place() {
 }
 
 rooms=(dsp kernels whisper gst npu device)
+examples=(burn_in embed file_to_subtitles installed measuring mux_subtitles)  # without browser and sound server
 sanitized=(-Dtests=true -Dbuildtype=debugoptimized -Db_lundef=false)
 for where in "${places[@]}"; do
   case $where in
     host) place '' build -- -Dtests=true -- "${fast[@]}" "${names[@]}" ;;
-    debian13) place debian13: build-debian13 tools/debian13-root -- -Dtests=true -- "${rooms[@]}" ;;
+    debian13) place debian13: build-debian13 tools/debian13-root -- -Dtests=true -- "${rooms[@]}" "${examples[@]}" ;;
     asan) place asan: build-asan -- "${sanitized[@]}" -Db_sanitize=address,undefined -- "${rooms[@]}" \
       --timeout-multiplier=10 ;;
     tsan) place tsan: build-tsan -- "${sanitized[@]}" -Db_sanitize=thread -- "${rooms[@]}" \

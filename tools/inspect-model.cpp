@@ -18,7 +18,7 @@ using namespace whisperxdna2;
 namespace {
 
 constexpr char kUsage[] =
-    "Usage: inspect-model [--tensors] [MODEL]\n"
+    "Usage: whisperxdna2-inspect-model [--tensors] [MODEL]\n"
     "  MODEL      a CTranslate2 or Hugging Face directory or a ggml file; default: the fetched "
     "base model\n"
     "  --tensors  statistics of every tensor\n";
@@ -108,7 +108,7 @@ int main(int argc, char** argv) {
     print(*model, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (tensors) print_tensors(*model);
   } catch (const Error& error) {
-    std::fprintf(stderr, "inspect-model: %s\n", error.what());
+    std::fprintf(stderr, "whisperxdna2-inspect-model: %s\n", error.what());
     return 1;
   }
   return 0;

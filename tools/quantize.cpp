@@ -22,7 +22,7 @@ using namespace whisperxdna2;
 namespace {
 
 constexpr char kUsage[] =
-    "Usage: quantize [OPTION...] [MODEL [WAV...]]\n"
+    "Usage: whisperxdna2-quantize [OPTION...] [MODEL [WAV...]]\n"
     "  MODEL           a CTranslate2 or Hugging Face directory or a ggml file; default: the fetched base model\n"
     "  WAV             speech to calibrate on: 16 bits, mono, 16 kHz; default: the ranges that the library brings for the\n"
     "                  model, or the speech that it brings\n"
