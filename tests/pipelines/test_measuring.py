@@ -47,8 +47,8 @@ class ManyStreams(ExampleTest):
 class CompareBackends(ExampleTest):
     def test_rows(self):
         out = self.succeed('compare-backends', JFK, '-p', TINY).stdout
-        rows = re.findall(r'^cpu +(f32|int8) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+) +(\d+)  \S', out, re.M)
-        self.assertEqual([row[0] for row in rows], ['f32', 'int8'])
+        rows = re.findall(r'^cpu +(f32|bf16|int8) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+) +(\d+)  \S', out, re.M)
+        self.assertEqual([row[0] for row in rows], ['f32', 'bf16', 'int8'])
         for _, encode, decode, share, count, differ in rows:
             self.assertGreater(float(encode), 0)
             self.assertGreater(float(decode), 0)
