@@ -5,9 +5,11 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 
+HERE = pathlib.Path(__file__).parent
 BUILD = pathlib.Path(os.environ['BUILD'])
 AUDIO = pathlib.Path(os.environ['ROOT']) / 'tests/data/audio'
 DEVICE = BUILD / 'tests/device'
@@ -72,6 +74,13 @@ class Pipelines(Commands):
         # Each slot of each element has an input buffer of its own; the self-test's comes once.
         commands = [line.split()[-1] for line in trace.read_text().splitlines()]
         self.assertGreaterEqual(len({buffer for buffer in commands if commands.count(buffer) >= 18}), 4)
+
+    def test_four_elements_get_equal_shares(self):
+        result = self.run_on_npu([], sys.executable, HERE / 'four_elements.py', '4')
+        self.assertEqual(result.returncode, 0, result.stdout)
+        windows = [int(count) for count in result.stdout.splitlines()[-1].split()]
+        self.assertEqual(len(windows), 4)
+        self.assertGreaterEqual(min(windows) * 10, max(windows) * 8, windows)
 
 
 class CheckNpu(Commands):
