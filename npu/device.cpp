@@ -231,6 +231,11 @@ void Device::execute(Command& command, const std::function<void()>& started) {
   last_work_ = last_command_;
 }
 
+void Device::rest() {
+  std::lock_guard<std::mutex> lock(keeper_mutex_);
+  last_work_ = {};
+}
+
 void Device::start(Command& command) {
   ProfileScope scope("npu submit", 0);
   std::lock_guard<FairMutex> lock(turn_);

@@ -96,6 +96,8 @@ class Device {
   // threads came: nobody waits for more commands than there are threads. Throws Error(kDevice); then the device has
   // failed for everyone, and the command may still be running: see bury(). started: called once the NPU has the command.
   void execute(Command& command, const std::function<void()>& started = nullptr);
+  // Lets it fall asleep until the next command.
+  void rest();
   bool failed() const { return failed_; }
   // Makes it failed, for a user to whom something else than a command failed that only a new context can bring back.
   void fail();

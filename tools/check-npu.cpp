@@ -1,5 +1,6 @@
 // Checks the NPU of this machine: opens it, which tests its overlay, prints how a model's layers are computed, compares the
-// features of some windows with the CPU's and each product of a layer with its definition, and fits the model of their times.
+// features of some windows with the CPU's and each product of a layer with its definition, fits the model of their times, and
+// measures flushes and what it costs to wake the NPU.
 // The report is what to send when something is wrong.
 //
 //   whisperxdna2-check-npu [MODEL]
@@ -15,12 +16,14 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/profile.h"
 #include "npu/device.h"
 #include "npu/gemm_plan.h"
 #include "npu/npu_encoder.h"
+#include "npu/stream.h"
 #include "whisper/error.h"
 
 using namespace whisperxdna2;
@@ -202,6 +205,23 @@ size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& m
   return wrong;
 }
 
+// What the first command after a pause costs, in which the driver suspends an NPU.
+void probe_wake(const std::shared_ptr<npu::Device>& device) {
+  constexpr int kPauseSeconds = 6, kRepeats = 21;
+  npu::Command nothing = device->prepare(device->make_instructions(npu::encode(npu::token_set_up(device->variant()))), {}, 0);
+  device->rest();
+  std::this_thread::sleep_for(std::chrono::seconds(kPauseSeconds));
+  std::vector<double> times;
+  try {
+    for (int i = 0; i <= kRepeats; ++i) times.push_back(microseconds([&] { device->execute(nothing); }));
+  } catch (...) {
+    npu::Device::bury(device, {nothing}, nullptr);
+    throw;
+  }
+  printf("wake      %.1f ms for an empty command after %d s without one, %.0f us for the next ones\n", times[0] * 1e-3,
+         kPauseSeconds, median({times.begin() + 1, times.end()}));
+}
+
 int plan(const std::string& path) {
   const auto model = load_model(path);
   printf("model     %s\n", model->description.c_str());
@@ -239,6 +259,7 @@ int check(const std::string& path) {
     differ += std::memcmp(&result.features[i], &expected.features[i], sizeof(float)) != 0;
   }
   printf("features  %zu of %zu differ from the CPU's\n", differ, result.features.size());
+  probe_wake(device);
   const size_t wrong = check_products(device, *model);
   return differ == 0 && wrong == 0 ? 0 : 1;
 }

@@ -94,6 +94,10 @@ class CheckNpu(Commands):
         for part in ('NPU       NPU Strix Halo', 'XRT       2.25', 'power     mode default', 'its self-test passed',
                      'chained       18 dispatches', '<- fastest', ' 0 of 1310720 differ', 'us per MMAC (the plan assumes 120 and'):
             self.assertIn(part, result.stdout)
+        # The emulated driver suspends the device after 5 s, and waking it costs 130 ms.
+        slow, fast = map(float, re.search(r'wake +([\d.]+) ms .* without one, (\d+) us', result.stdout).groups())
+        self.assertGreaterEqual(slow, 130)
+        self.assertLess(fast, 50000)
         for product in 'qkv   512 x  512 x 1536', 'out   512 x  512 x  512', 'fc1   512 x  512 x 2048', 'fc2   512 x 2048 x  512':
             self.assertIn(f'{product}      0 ', result.stdout)
         first = len(trace.read_text().splitlines()) - 4 * 21  # the products come last, each 21 times
