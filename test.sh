@@ -3,20 +3,22 @@
 # Runs the tests:
 #   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores);
 #                        where clang is installed, each fuzzer for 20 s
-#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, valgrind, fuzz, soak, or one test by name
+#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, debian13-asan, debian13-tsan (the NPU's tests),
+#                        valgrind, fuzz, soak, or one test by name
 #   ./test.sh --full     all of that, each fuzzer for 10 minutes                    (hours)
 # Installs, builds and fetches what is missing. The last line is the total; the exit code is 0 only if all of it passed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+everywhere=(host debian13 asan tsan debian13-asan debian13-tsan valgrind fuzz)
 places=()
 names=()
 fast=(--no-suite=soak)
 fuzzing=()  # 20 s each
 for argument; do
   case $argument in
-    --full) places=(host debian13 asan tsan valgrind fuzz) fast=() fuzzing=(--test-args=-max_total_time=600) ;;
-    debian13|asan|tsan|valgrind|fuzz) places+=("$argument") ;;
+    --full) places=("${everywhere[@]}") fast=() fuzzing=(--test-args=-max_total_time=600) ;;
+    debian13|asan|tsan|debian13-asan|debian13-tsan|valgrind|fuzz) places+=("$argument") ;;
     -*) echo "usage: test.sh [--full | NAME...]" >&2; exit 2 ;;
     *)
       [[ " ${places[*]} " == *" host "* ]] || places+=(host)
@@ -32,9 +34,8 @@ fi
 
 groups=(build run model test)
 [[ " ${places[*]} " != *" host "* ]] || groups+=(examples pipelines)
-for where in debian13 fuzz; do
-  [[ " ${places[*]} " != *" $where "* ]] || groups+=("$where")
-done
+[[ " ${places[*]}" != *" debian13"* ]] || groups+=(debian13)
+[[ " ${places[*]} " != *" fuzz "* ]] || groups+=(fuzz)
 tools/install-deps "${groups[@]}"
 tools/fetch-model base
 tools/fetch-model tiny.en
@@ -94,13 +95,18 @@ place() {
 rooms=(dsp kernels whisper gst npu device)
 examples=(burn_in embed file_to_subtitles installed measuring mux_subtitles)  # without browser and sound server
 sanitized=(-Dtests=true -Dbuildtype=debugoptimized -Db_lundef=false)
+asan=("${sanitized[@]}" -Db_sanitize=address,undefined)
+tsan=("${sanitized[@]}" -Db_sanitize=thread)
 for where in "${places[@]}"; do
   case $where in
     host) place '' build -- -Dtests=true -- "${fast[@]}" "${names[@]}" ;;
     debian13) place debian13: build-debian13 tools/debian13-root -- -Dtests=true -- "${rooms[@]}" "${examples[@]}" ;;
-    asan) place asan: build-asan -- "${sanitized[@]}" -Db_sanitize=address,undefined -- "${rooms[@]}" \
+    asan) place asan: build-asan -- "${asan[@]}" -- "${rooms[@]}" --timeout-multiplier=10 ;;
+    tsan) place tsan: build-tsan -- "${tsan[@]}" -- "${rooms[@]}" --timeout-multiplier=20 ;;
+    # What is not built where XRT is missing.
+    debian13-asan) place debian13-asan: build-debian13-asan tools/debian13-root -- "${asan[@]}" -- npu device \
       --timeout-multiplier=10 ;;
-    tsan) place tsan: build-tsan -- "${sanitized[@]}" -Db_sanitize=thread -- "${rooms[@]}" \
+    debian13-tsan) place debian13-tsan: build-debian13-tsan tools/debian13-root -- "${tsan[@]}" -- npu device \
       --timeout-multiplier=20 ;;
     valgrind) place valgrind: build-valgrind -- -Dtests=true -Dbuildtype=debugoptimized -- memcheck --setup=valgrind ;;
     fuzz) place fuzz: build-fuzz env CC=clang CXX=clang++ -- -Dfuzz=true -- fuzz "${fuzzing[@]}" ;;
@@ -108,7 +114,7 @@ for where in "${places[@]}"; do
 done
 
 echo
-for where in debian13 asan tsan valgrind fuzz; do
+for where in "${everywhere[@]:1}"; do
   [[ " ${places[*]} " == *" $where "* ]] || echo "left out: $where"
 done
 [ ${#fast[@]} = 0 ] || echo "left out: soak"

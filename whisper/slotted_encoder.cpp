@@ -31,6 +31,7 @@ const float* SlottedEncoder::wait(int slot, std::chrono::steady_clock::time_poin
   }
   const State ended = s.state;
   s.state = State::kFree;
+  if (ended == State::kQueued) changed_.notify_all();  // it is no longer in the way of later ones
   if (interrupted() || (in_time && ended == State::kAbandoned)) throw Error(ErrorCode::kInterrupted, "interrupted");
   if (!in_time) throw Error(ErrorCode::kDevice, who_ + " did not encode the window in time");
   if (ended == State::kFailed) throw Error(s.code, s.what);
