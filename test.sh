@@ -101,8 +101,8 @@ for where in "${places[@]}"; do
   case $where in
     host) place '' build -- -Dtests=true -- "${fast[@]}" "${names[@]}" ;;
     debian13) place debian13: build-debian13 tools/debian13-root -- -Dtests=true -- "${rooms[@]}" "${examples[@]}" ;;
-    asan) place asan: build-asan -- "${asan[@]}" -- "${rooms[@]}" --timeout-multiplier=10 ;;
-    tsan) place tsan: build-tsan -- "${tsan[@]}" -- "${rooms[@]}" --timeout-multiplier=20 ;;
+    asan) place asan: build-asan -- "${asan[@]}" -- "${rooms[@]}" stress_soak --timeout-multiplier=10 ;;
+    tsan) place tsan: build-tsan -- "${tsan[@]}" -- "${rooms[@]}" stress_soak --timeout-multiplier=20 ;;
     # What is not built where XRT is missing.
     debian13-asan) place debian13-asan: build-debian13-asan tools/debian13-root -- "${asan[@]}" -- npu device \
       --timeout-multiplier=10 ;;
