@@ -21,7 +21,7 @@ namespace whisperxdna2 {
 namespace {
 
 constexpr char kKind[] = "int8-encoder";
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 
 // Frames of speech in the windows that a stretch of it is put in besides a full one: its beginning, followed by padding.
 constexpr int kCalibrationContents[] = {640, 320};
@@ -33,6 +33,7 @@ constexpr double kSmoothing = 0.75;
 
 // Speech is louder elsewhere than where we calibrate. Room costs resolution, least where there is most of it.
 constexpr double kQkvOutputMargin = 1.1;
+constexpr double kOutInputMargin = 1.3;  // attention's results: what another voice exceeds most
 constexpr double kHiddenMargin = 1.15;
 constexpr double kAccumulatorMargin = 1.25;
 
@@ -91,7 +92,7 @@ struct InputMap {
 };
 
 // Chooses the map and changes the layer to one of x'.
-InputMap map_inputs(const Ranges& inputs, Source* s) {
+InputMap map_inputs(const Ranges& inputs, double margin, Source* s) {
   InputMap map;
   double range = 0;
   for (int k = 0; k < s->in; ++k) {
@@ -112,7 +113,7 @@ InputMap map_inputs(const Ranges& inputs, Source* s) {
     s->mean.push_back((inputs.mean(k) - map.center[k]) / factor);
   }
   if (!(range > 0) || !std::isfinite(range)) refuse("its activations have no range");
-  map.unit = range / kInt8Limit;
+  map.unit = range * margin / kInt8Limit;
   return map;
 }
 
@@ -209,7 +210,7 @@ QuantizedLayer quantize_layer(const EncoderLayer& l, const LayerRanges& ranges) 
   const ptrdiff_t d = l.attention.out.weight.shape[0];
 
   Source out = source_of(l.attention.out);
-  const InputMap values = map_inputs(ranges.out_input, &out);
+  const InputMap values = map_inputs(ranges.out_input, kOutInputMargin, &out);
   q.out.inverse_input_scale = static_cast<float>(1 / values.unit);
   keep_16_bits(quantize_weights(out, values.unit, magnitudes(ranges.out_output), &q.out), &q.out);
 
@@ -217,7 +218,7 @@ QuantizedLayer quantize_layer(const EncoderLayer& l, const LayerRanges& ranges) 
   qkv.append(l.attention.query, 0.125);
   qkv.append(l.attention.key);
   qkv.append(l.attention.value);
-  const InputMap qkv_inputs = map_inputs(ranges.qkv_input, &qkv);
+  const InputMap qkv_inputs = map_inputs(ranges.qkv_input, 1, &qkv);
   q.attention_norm = mapped(l.attention_norm, qkv_inputs);
   // Results are int8 about 0 for queries, about the middle for keys, about the middle of the attention's results for V.
   std::vector<double> reach, wanted;
@@ -237,7 +238,7 @@ QuantizedLayer quantize_layer(const EncoderLayer& l, const LayerRanges& ranges) 
   }
 
   Source fc1 = source_of(l.fc1);
-  const InputMap fc1_inputs = map_inputs(ranges.fc1_input, &fc1);
+  const InputMap fc1_inputs = map_inputs(ranges.fc1_input, 1, &fc1);
   q.mlp_norm = mapped(l.mlp_norm, fc1_inputs);
   q.fc1.stage.mode = OutputMode::kGelu14;
   q.fc1.inverse_input_scale = static_cast<float>(1 / fc1_inputs.unit);
