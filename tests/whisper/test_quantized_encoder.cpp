@@ -257,7 +257,7 @@ START_TEST(encoder_is_made_once_and_then_read) {
   changed.layers[0].fc2.bias[0] ^= 1;
   const std::string other = serialize(changed, model->content_key);
   ck_assert(other != made);
-  ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 2, other).c_str(), "");
+  ck_assert_str_eq(write_derived_at(quantized_encoder_path(*model, Place::kCache), other).c_str(), "");
   ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == other);
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
@@ -268,9 +268,9 @@ START_TEST(broken_encoder_in_the_cache_is_made_again) {
   const std::shared_ptr<const Model> model = make_fake_model();
   const std::string made = serialize(quantized_encoder(model, 2), model->content_key);
   for (const std::string& broken : {std::string("nonsense"), made.substr(0, made.size() - 1), "other" + made}) {
-    ck_assert_str_eq(write_derived(model->content_key, "int8-encoder", 2, broken).c_str(), "");
+    ck_assert_str_eq(write_derived_at(quantized_encoder_path(*model, Place::kCache), broken).c_str(), "");
     ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == made);
-    ck_assert(read_derived(model->content_key, "int8-encoder", 2) == made);
+    ck_assert(read_derived_at(quantized_encoder_path(*model, Place::kCache)) == made);
   }
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
@@ -299,11 +299,12 @@ END_TEST
 
 START_TEST(calibration_reports_and_can_be_stopped) {
   use_cache(temporary_cache());
+  const std::shared_ptr<const Model> model = make_fake_model();
   std::vector<double> reported;
   std::atomic<bool> cancel{false};
   bool interrupted = false;
   try {
-    quantized_encoder(make_fake_model(), 2,
+    quantized_encoder(model, 2,
                       [&](double fraction) {
                         reported.push_back(fraction);
                         cancel = fraction >= 0.5;
@@ -314,7 +315,7 @@ START_TEST(calibration_reports_and_can_be_stopped) {
   }
   ck_assert(interrupted);
   ck_assert(reported == (std::vector<double>{0, 0.25, 0.5}));
-  ck_assert(!read_derived("fake", "int8-encoder", 2));
+  ck_assert(!std::filesystem::exists(quantized_encoder_path(*model, Place::kCache)));
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
 END_TEST
