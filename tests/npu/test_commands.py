@@ -37,11 +37,16 @@ class Commands(unittest.TestCase):
         return (f'filesrc location={AUDIO / clip} ! decodebin ! audioconvert ! audioresample ! whisperxdna2enc {properties} '
                 f'language-code=en precision=int8 n-threads=2 ! webvttenc ! filesink location={output} ').split()
 
-    def captions(self, clip, properties, *words):
+    def launch(self, clip, properties, *words):
+        """Returns the program's result and its captions."""
         output = self.directory / f'{len(list(self.directory.iterdir()))}.vtt'
-        result = self.run_on_npu(words, 'gst-launch-1.0', '-q', *self.branch(clip, output, properties))
+        result = self.run_on_npu(words, 'gst-launch-1.0', *self.branch(clip, output, properties))
+        return result, output.read_text()
+
+    def captions(self, clip, properties, *words):
+        result, text = self.launch(clip, properties, *words)
         self.assertEqual(result.returncode, 0, result.stdout)
-        return output.read_text()
+        return text
 
 
 class Pipelines(Commands):
@@ -56,9 +61,16 @@ class Pipelines(Commands):
     def test_faults_change_nothing_but_the_executor(self):
         clip = 'ls_1688-142285-0001.flac'
         expected = self.captions(clip, 'backend=cpu')
-        for fault in 'error', 'hang', 'unplug':
+        for fault, says in ('error', 'ended a command with error'), ('hang', 'with time-out'), ('unplug', 'was removed'):
             with self.subTest(fault=fault):
-                self.assertEqual(self.captions(clip, 'backend=auto', f'fault={fault}@10', 'watchdog_ms=100'), expected)
+                result, text = self.launch(clip, 'backend=auto', f'fault={fault}@10', 'watchdog_ms=100')
+                self.assertEqual((result.returncode, text), (0, expected), result.stdout)
+                self.assertRegex(result.stdout, f'WARNING: .*{says}')
+
+    def test_fault_without_the_cpu_is_an_error(self):
+        result, _ = self.launch('jfk.wav', 'backend=npu', 'fault=error@10')
+        self.assertNotEqual(result.returncode, 0)
+        self.assertRegex(result.stdout, 'ERROR: .*ended a command with error')
 
     def test_four_elements_share_the_device(self):
         clip = 'jfk.wav'
