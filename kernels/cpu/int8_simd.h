@@ -66,12 +66,14 @@ struct Rounder {
         high(V::set(high_limit)),
         shift(V::count(s)) {}
 
-  V operator()(V v) const {
+  V operator()(V v) const { return V::max(below(v), low); }
+  // The same for a v that cannot become less than `low`, or leave the limits at all.
+  V below(V v) const { return V::min(within(v), high); }
+  V within(V v) const {
     const V floor = V::shift_right(v, shift);
     const V odd = V::bit_and(floor, V::set(1));
     // rest > half, or rest == half and floor odd; rest + 1 <= 2^30
-    const V rounded = V::increment_where_greater(floor, V::add(V::bit_and(v, mask), odd), half);
-    return V::min(V::max(rounded, low), high);
+    return V::increment_where_greater(floor, V::add(V::bit_and(v, mask), odd), half);
   }
 };
 
@@ -81,7 +83,8 @@ struct OutputVectors {
   explicit OutputVectors(const OutputStage& stage)
       : gelu_(stage.mode == OutputMode::kGelu14),
         first_(stage.s1, INT16_MIN, INT16_MAX),
-        second_(stage.s2, stage.mode == OutputMode::kInt8 ? INT8_MIN : INT16_MIN,
+        second_(stage.s2,
+                stage.mode == OutputMode::kInt8 ? INT8_MIN : gelu_ ? -INT16_MAX : INT16_MIN,  // GELU takes none less
                 stage.mode == OutputMode::kInt8 ? INT8_MAX : INT16_MAX),
         position_(stage.gelu.s, INT16_MIN, INT16_MAX),
         q_(9, INT16_MIN, INT16_MAX),
@@ -93,13 +96,12 @@ struct OutputVectors {
   V operator()(V sum, const int32_t* multiplier) const {
     const V y = second_(V::multiply16(first_(sum), V::load(multiplier)));
     if (!gelu_) return y;
-    const V u = V::max(y, V::set(-INT16_MAX));
-    const V p = position_(V::multiply16(V::abs(u), c_));
+    const V p = position_.below(V::multiply16(V::abs(y), c_));
     V entry, slope;
     V::gelu_segment(V::template shift_right<9>(p), &entry, &slope);
     const V part = V::bit_and(p, V::set(511));
-    const V q16 = q_(V::add(V::template shift_left<9>(entry), V::multiply16(slope, part)));
-    return last_(V::subtract(V::shift_left(V::max(u, V::set(0)), t_), V::multiply16(q16, d_)));
+    const V q16 = q_.within(V::add(V::template shift_left<9>(entry), V::multiply16(slope, part)));
+    return last_(V::subtract(V::shift_left(V::max(y, V::set(0)), t_), V::multiply16(q16, d_)));
   }
 
  private:
@@ -234,13 +236,14 @@ struct I32x16 {
     // The instruction knows unsigned numbers.
     return _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(INT16_MIN))), 0) + INT16_MIN;
   }
-  // R rows of k int16, less the row's `least`, as lower bytes, [R][k], and upper bytes, [R][k], where what is kept are the
-  // steps of four inputs in which not all R rows are zero. Returns their number. k is a multiple of 64.
+  // R rows of `inputs` int16, less the row's `least`, as lower and upper bytes, rows at `stride`. What is kept of the upper
+  // ones are the steps of four inputs in which not all R rows are zero. Returns their number. `inputs` is a multiple of 64.
   template <int R>
-  static int split(const uint8_t* a, ptrdiff_t a_stride, int k, const int32_t* least, uint8_t* lo, uint8_t* hi, int32_t* steps) {
+  static int split(const uint8_t* a, ptrdiff_t a_stride, int inputs, const int32_t* least, uint8_t* lo, uint8_t* hi,
+                   ptrdiff_t stride, int32_t* steps) {
     int count = 0;
     __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (int i = 0; i < k; i += 64, step = _mm512_add_epi32(step, _mm512_set1_epi32(16))) {
+    for (int i = 0; i < inputs; i += 64, step = _mm512_add_epi32(step, _mm512_set1_epi32(16))) {
       __m512i upper[R], any = _mm512_setzero_si512();
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -248,7 +251,7 @@ struct I32x16 {
         const __m512i start = _mm512_set1_epi16(static_cast<int16_t>(least[r]));
         const __m512i first = _mm512_sub_epi16(_mm512_loadu_si512(x), start);
         const __m512i second = _mm512_sub_epi16(_mm512_loadu_si512(x + 64), start);
-        uint8_t* to = lo + static_cast<ptrdiff_t>(r) * k + i;
+        uint8_t* to = lo + r * stride + i;
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(first));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), _mm512_cvtepi16_epi8(second));
         upper[r] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(_mm512_srli_epi16(first, 8))),
@@ -259,7 +262,7 @@ struct I32x16 {
       _mm512_storeu_si512(steps + count, _mm512_maskz_compress_epi32(kept, step));
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        _mm512_storeu_si512(hi + static_cast<ptrdiff_t>(r) * k + 4 * count, _mm512_maskz_compress_epi32(kept, upper[r]));
+        _mm512_storeu_si512(hi + r * stride + 4 * count, _mm512_maskz_compress_epi32(kept, upper[r]));
       }
       count += __builtin_popcount(kept);
     }
