@@ -1,6 +1,7 @@
 // The plugin as it is installed, with the real weights of Whisper base and tiny.en: that it works, and what it says when
 // something is wrong.
 #include <glib/gstdio.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -461,6 +462,7 @@ GST_END_TEST;
 
 // Four threads that start and stop elements hold one model between them, whoever comes and goes.
 GST_START_TEST(test_model_is_shared_under_concurrent_start_and_stop) {
+  mallopt(M_ARENA_MAX, 1);  // else what one thread has given up and others cannot use counts as well, up to 150 MB
   Run held(wav(data("jfk.wav")) + "whisperxdna2enc");
   held.assert_plays();
   const double before = resident_mb();
@@ -485,7 +487,7 @@ GST_START_TEST(test_model_is_shared_under_concurrent_start_and_stop) {
   done = true;
   watcher.join();
   // A model of its own would be 145 MB and more for each of the four.
-  fail_unless(peak - before < 4 * 60, "four more instances took %.0f MB", peak - before);
+  fail_unless(peak - before < 4 * 45, "four more instances took %.0f MB", peak - before);
   Run last(wav(data("jfk.wav")) + "whisperxdna2enc");
   last.assert_plays();
   assert_text(last, kJfk);
