@@ -4,17 +4,18 @@
 //
 // The overlay computes C = output(A * W^T) (arithmetic.h) on the array of an XDNA2 NPU ("NPU2": AIE2P, 8 columns of one
 // shim, one memory tile and four cores). It is loaded once. A shape is only a matter of what the shims' buffer
-// descriptors send: cores and memory tiles move objects of fixed sizes for ever, and the cores learn the number of steps,
-// the epilogue and its constants from the tail of each weight object.
+// descriptors send: cores and memory tiles move objects of fixed sizes for ever, and the cores learn the number of
+// steps, the epilogue and its constants from the tail of each weight object.
 //
 //       DDR    A, 64 rows of a row block            W, packed, one run per column       C, 64-byte runs
 //               |  shim MM2S, broadcast along row r    |  shim MM2S, down column c          ^  shim S2MM
 //       memtile A object, re-blocked on the way out    B object, as it is                   |  joined from 4 cores, re-blocked
 //       core    A, depth 2                             B, depth 2                           |  C, depth 1
 //
-// With 8 columns ("gemm8") core (r, c) computes rows mb*256 + r*64 .. +63 and channels nb*512 + c*64 .. +63 of the output
-// tile (mb, nb); with 1 column ("gemm1") channels nb*64 .. +63. Everything a core needs to continue is on the way to it;
-// nothing outlives an output tile, and consecutive products need nothing between them but their data dependency.
+// With 8 columns ("gemm8") core (r, c) computes rows mb*256 + r*64 .. +63 and channels nb*512 + c*64 .. +63 of the
+// output tile (mb, nb); with 1 column ("gemm1") channels nb*64 .. +63. Everything a core needs to continue is on the
+// way to it; nothing outlives an output tile, and consecutive products need nothing between them but their data
+// dependency.
 //
 // Hardware facts are those of Xilinx/mlir-aie (include/aie/Dialect/AIE/IR/AIETargetModel.h and AIEDmaToNpu.cpp).
 // Sizes are in bytes unless a name says words; a word has 4 bytes, which is the unit of the DMAs.
@@ -25,7 +26,8 @@
 
 namespace whisperxdna2::overlay {
 
-// Of what this file says. Another number means that an array and a host of different numbers do not understand each other.
+// Of what this file says. Another number means that an array and a host of different numbers do not understand each
+// other.
 constexpr int kVersion = 1;
 
 // ---- Variants

@@ -31,8 +31,8 @@ constexpr char kAdvice[] =
 // PCI device of the first generation, from the driver (drivers/accel/amdxdna/aie2_pci.c); the second's is 0x17f0.
 constexpr char kXdna1[] = "0x1502";
 constexpr char kGone[] = "the NPU was removed, or its driver unloaded, while it worked: it is used again once it is back";
-// A command takes a millisecond, 0.15 s where it wakes the device, and the driver's watchdog ends one that hangs after 2 s.
-// Only where that does not help either is a command given up while it runs.
+// A command takes a millisecond, 0.15 s where it wakes the device, and the driver's watchdog ends one that hangs after
+// 2 s. Only where that does not help either is a command given up while it runs.
 constexpr auto kCommandLimit = seconds(10);
 // The driver suspends the device after 5 s without commands, and waking it costs about 130 ms (Xilinx/mlir-aie#2944). A
 // window comes every 10 s at most while someone listens; longer pauses may cost a wake.
@@ -166,8 +166,8 @@ std::shared_ptr<Device> Device::open() {
 }
 
 Device::Device() {
-  // First: without an NPU nobody misses an overlay. And without asking XRT, which after an open that failed has lost the
-  // device's properties in this process.
+  // First: without an NPU nobody misses an overlay. And without asking XRT, which after an open that failed has lost
+  // the device's properties in this process.
   if (access(kNode, F_OK) != 0) throw no_npu();
   device_ = xrt::device(0);
   const std::string bdf = device_.get_info<xrt::info::device::bdf>();
@@ -308,8 +308,8 @@ void Device::bury(std::shared_ptr<Device> device, std::vector<Command> commands,
   r.graves.push_back({std::move(device), std::move(commands), std::move(buffers)});
 }
 
-// Two chained products of one output tile of every core against the definition: the overlay's cores do what this program
-// expects, in both numbers of planes and with GELU, and the second product sees what the first wrote.
+// Two chained products of one output tile of every core against the definition: the overlay's cores do what this
+// program expects, in both numbers of planes and with GELU, and the second product sees what the first wrote.
 void Device::self_test(const std::shared_ptr<Device>& self) {
   constexpr int kWidth = overlay::kTileK;
   const int hidden = std::max(variant_->n_block, overlay::kTileK), rows = overlay::kRowBlock;

@@ -1,12 +1,12 @@
 // The NPU: one device, one overlay, one hardware context in the process, shared by all encoders.
 //
-// The context asks for no quality of service: the driver then runs the NPU at its highest clock, and any hint could only lower
-// it. The power mode (xrt-smi configure --pmode) is the administrator's.
+// The context asks for no quality of service: the driver then runs the NPU at its highest clock, and any hint could
+// only lower it. The power mode (xrt-smi configure --pmode) is the administrator's.
 //
-// A context is changed at a cost of milliseconds and the overlay serves every shape, so there is never a second one. After
-// any failed, aborted or overdue command the context is not used again: the array may hold half a product, and only a new
-// context resets it. The Device says so from then on (failed()), its users let go of everything they have from it, and
-// the next open() makes another, not sooner than a delay that doubles from 1 s to a minute.
+// A context is changed at a cost of milliseconds and the overlay serves every shape, so there is never a second one.
+// After any failed, aborted or overdue command the context is not used again: the array may hold half a product, and
+// only a new context resets it. The Device says so from then on (failed()), its users let go of everything they have
+// from it, and the next open() makes another, not sooner than a delay that doubles from 1 s to a minute.
 #pragma once
 
 #include <xrt/xrt_bo.h>
@@ -45,9 +45,10 @@ auto checked(const Call& call) {
   }
 }
 
-// Memory that the NPU and the processor share. Their caches do not know of each other: what the processor wrote is flushed
-// before a command reads it, what a command wrote is flushed before the processor reads it, and a buffer that the processor
-// has written is flushed before a command writes it. Buffers are clean when made; what only the NPU touches needs nothing.
+// Memory that the NPU and the processor share. Their caches do not know of each other: what the processor wrote is
+// flushed before a command reads it, what a command wrote is flushed before the processor reads it, and a buffer that
+// the processor has written is flushed before a command writes it. Buffers are clean when made; what only the NPU
+// touches needs nothing.
 class Buffer {
  public:
   Buffer() = default;
@@ -77,8 +78,8 @@ struct Command {
 class Device {
  public:
   // The process's device, made and tested where nobody has it. Throws Error: kNotFound without an NPU or overlay,
-  // kNoResource for permissions, locked memory or contexts, kUnsupported for a foreign overlay, kDevice where the self-test
-  // fails or the delay after a failure has not passed. Thread-safe.
+  // kNoResource for permissions, locked memory or contexts, kUnsupported for a foreign overlay, kDevice where the
+  // self-test fails or the delay after a failure has not passed. Thread-safe.
   static std::shared_ptr<Device> open();
   ~Device();
 
@@ -92,9 +93,10 @@ class Device {
   // buffers: the kernel's arguments for address patches, in order.
   Command prepare(const xrt::bo& instructions, const std::vector<xrt::bo>& buffers, double predicted_us);
 
-  // Runs it and waits until it has ended. Thread-safe for different commands, which are started in the order in which their
-  // threads came: nobody waits for more commands than there are threads. Throws Error(kDevice); then the device has
-  // failed for everyone, and the command may still be running: see bury(). started: called once the NPU has the command.
+  // Runs it and waits until it has ended. Thread-safe for different commands, which are started in the order in which
+  // their threads came: nobody waits for more commands than there are threads. Throws Error(kDevice); then the device
+  // has failed for everyone, and the command may still be running: see bury(). started: called once the NPU has the
+  // command.
   void execute(Command& command, const std::function<void()>& started = nullptr);
   // Lets it fall asleep until the next command.
   void rest();
@@ -126,7 +128,8 @@ class Device {
 
   std::atomic<bool> failed_{false};
 
-  // Whose turn it is to start a command. A thread may wait inside its turn, since the driver takes four commands at a time.
+  // Whose turn it is to start a command. A thread may wait inside its turn, since the driver takes four commands at a
+  // time.
   FairMutex turn_;
 
   // The keeper of the device's wakefulness.

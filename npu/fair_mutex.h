@@ -1,5 +1,5 @@
-// A mutex for threads of equal right: each gets it in the order in which they asked. With std::mutex a holder that comes back
-// has it again before a thread that waits is awake.
+// A mutex for threads of equal right: each gets it in the order in which they asked. With std::mutex a holder that
+// comes back has it again before a thread that waits is awake.
 #pragma once
 
 #include <condition_variable>

@@ -1,8 +1,9 @@
-// Plans: which transaction streams compute an encoder layer's four products on the overlay, and how weights lie for them.
+// Plans: which transaction streams compute an encoder layer's four products on the overlay, and how weights lie for
+// them.
 //
-// A product is cut into output tiles of kRowBlock rows and n_block channels. A stream walks a rectangle of them in one of
-// two loop orders; the cores cannot tell the difference. A few descriptors per shim are enough for any shape, because
-// a descriptor has three dimensions and an iteration, and a task can be repeated:
+// A product is cut into output tiles of kRowBlock rows and n_block channels. A stream walks a rectangle of them in one
+// of two loop orders; the cores cannot tell the difference. A few descriptors per shim are enough for any shape,
+// because a descriptor has three dimensions and an iteration, and a task can be repeated:
 //
 //             rows outer                                     channels outer
 //   A         per row block: its rows, once per channel      per channel block: all rows
@@ -12,15 +13,16 @@
 //   C, 2 planes  per row block                               per channel block
 //
 // A channel's queue holds four tasks. Where an order needs more they are issued in groups: the last C task of a group
-// asks for a token on each column, and a wait for these precedes the next group, which may then use the same descriptors.
+// asks for a token on each column, and a wait for these precedes the next group, which may then use the same
+// descriptors.
 //
 // Ways to cut a layer, all with the same results; the count is that of a base window with its six layers:
 //   kChained   18  fc2 follows fc1 in the same stream
 //   kWhole     24  one dispatch for each of qkv, out, fc1, fc2
 //   kSeparate  36  qkv in three, as if queries, keys and values were layers of their own
 //   kChunked   54  512 x 512 of output per dispatch
-// The Python prototype that preceded this project took 72: 512 x 512 x 512 per dispatch. Cutting the inner dimension too is
-// a matter of prediction here (prototype_layer), since the overlay's cores give results and not sums.
+// The Python prototype that preceded this project took 72: 512 x 512 x 512 per dispatch. Cutting the inner dimension
+// too is a matter of prediction here (prototype_layer), since the overlay's cores give results and not sums.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +59,8 @@ struct GemmArguments {
   uint64_t w_offset = 0;
 };
 
-// Register writes, patches and token waits that compute a part, tokens of all columns waited for at the end; without the
-// controller's set-up (token_set_up). Empty if a descriptor cannot hold a walk.
+// Register writes, patches and token waits that compute a part, tokens of all columns waited for at the end; without
+// the controller's set-up (token_set_up). Empty if a descriptor cannot hold a walk.
 std::vector<Operation> gemm_operations(const overlay::Variant& variant, const GemmShape& shape, const GemmPart& part,
                                        LoopOrder order, const GemmArguments& arguments);
 // Says where the tokens of each column's C channel go. Once per stream, before its first task.
@@ -94,8 +96,8 @@ struct PlannedProduct {
   std::vector<Dispatch> dispatches;  // none for fc2 of kChained: fc1's dispatch does it
 };
 
-// One for all layers: their weights differ, not their streams. Arguments of the dispatches: A, W, C as in GemmArguments;
-// in kChained argument 2 holds the hidden values and argument 3 fc2's results.
+// One for all layers: their weights differ, not their streams. Arguments of the dispatches: A, W, C as in
+// GemmArguments; in kChained argument 2 holds the hidden values and argument 3 fc2's results.
 struct LayerPlan {
   PlanKind kind = PlanKind::kWhole;
   std::string overlay_name;
@@ -113,8 +115,9 @@ LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int
 // The one of them that is predicted to be the fastest.
 PlanKind fastest_plan(const overlay::Variant& variant, int d_model, int d_ff, int rows);
 
-// The products that the prototype dispatched one by one for a layer: at most 512 in each dimension, queries, keys and values
-// apart, fc2's sums over the chunks of its inner dimension left to the host. Its fc2 chunks have both planes of their inputs.
+// The products that the prototype dispatched one by one for a layer: at most 512 in each dimension, queries, keys and
+// values apart, fc2's sums over the chunks of its inner dimension left to the host. Its fc2 chunks have both planes of
+// their inputs.
 std::vector<GemmShape> prototype_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows);
 
 // All of the above side by side for a window of `layers` layers: a table for people, the fastest marked.

@@ -29,8 +29,8 @@ namespace {
 // Rows of a piece of host work.
 constexpr int kPieceRows = 32;
 
-// Asks for short turns on a processor: a thread that wakes has one at once then, although all are busy, for as little as it
-// does between two commands. From Linux 6.12; before, and where it is refused, it comes later.
+// Asks for short turns on a processor: a thread that wakes has one at once then, although all are busy, for as little
+// as it does between two commands. From Linux 6.12; before, and where it is refused, it comes later.
 void run_soon_when_awake() {
   if (sched_getscheduler(0) != SCHED_OTHER) return;
   struct {

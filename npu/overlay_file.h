@@ -15,9 +15,9 @@ struct OverlayFile {
   const overlay::Variant* variant;
 };
 
-// $WHISPERXDNA2_OVERLAY, else gemm8.xclbin (32 cores) or gemm1.xclbin (4 cores) in the folder of this module. Its identity
-// (overlay::identity: version and tile sizes), kernel, arguments and columns must be those of kernels/overlay.h; what its
-// cores do is tested by Device. Throws Error: kNotFound, kInvalidFile, kUnsupported.
+// $WHISPERXDNA2_OVERLAY, else gemm8.xclbin (32 cores) or gemm1.xclbin (4 cores) in the folder of this module. Its
+// identity (overlay::identity: version and tile sizes), kernel, arguments and columns must be those of
+// kernels/overlay.h; what its cores do is tested by Device. Throws Error: kNotFound, kInvalidFile, kUnsupported.
 OverlayFile load_overlay();
 
 }  // namespace whisperxdna2::npu

@@ -1,5 +1,6 @@
 // Transaction streams, the programs of the NPU's controller: register writes, address patches and token waits in a
-// binary form, executed from an instruction buffer. And the shim's buffer descriptors, which are most of what is written.
+// binary form, executed from an instruction buffer. And the shim's buffer descriptors, which are most of what is
+// written.
 //
 // The format is that of mlir-aie (lib/Targets/AIETargetNPU.cpp; the descriptors lib/Dialect/AIEX/Transforms/
 // AIEDmaToNpu.cpp), version 0.1. decode() also reads version 1.0, the compact form of aiebu (aie2/transaction.cpp).

@@ -1,6 +1,6 @@
-// Checks the NPU of this machine: opens it, which tests its overlay, prints how a model's layers are computed, compares the
-// features of some windows with the CPU's and each product of a layer with its definition, fits the model of their times, and
-// measures flushes and what it costs to wake the NPU.
+// Checks the NPU of this machine: opens it, which tests its overlay, prints how a model's layers are computed, compares
+// the features of some windows with the CPU's and each product of a layer with its definition, fits the model of their
+// times, and measures flushes and what it costs to wake the NPU.
 // The report is what to send when something is wrong.
 //
 //   whisperxdna2-check-npu [MODEL]
@@ -143,8 +143,8 @@ double microseconds(const Work& work) {
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
-// Each product of a layer, whole in one dispatch: all of its numbers, and the dispatch's median time. Returns how many numbers
-// are wrong.
+// Each product of a layer, whole in one dispatch: all of its numbers, and the dispatch's median time. Returns how many
+// numbers are wrong.
 size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& model) {
   constexpr int kRepeats = 21;
   const int d_ff = model.encoder_layers.at(0).fc1.weight.shape.at(0);

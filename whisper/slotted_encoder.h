@@ -6,7 +6,8 @@
 //        |                    | wait() gives up   |  wait() stays until the executor has ended       |
 //        +--------------------+-------------------+--------------------------------------------------+  wait()
 //
-// wait() alone frees a slot. A slot that runs belongs to its executor: mel is read and features are written without the lock.
+// wait() alone frees a slot. A slot that runs belongs to its executor: mel is read and features are written without the
+// lock.
 #pragma once
 
 #include <array>
@@ -44,12 +45,13 @@ class SlottedEncoder : public Encoder {
   SlottedEncoder(int d_model, int most_positions, std::string who)
       : d_model_(d_model), most_positions_(most_positions), who_(std::move(who)) {}
 
-  // Returns false where it left off because the window is abandoned. An Error or std::bad_alloc it throws is thrown by wait().
+  // Returns false where it left off because the window is abandoned. An Error or std::bad_alloc it throws is thrown by
+  // wait().
   using Encode = std::function<bool(const Window&)>;
 
   static constexpr int kEverySlot = -1;
-  // The life of a thread: encodes the windows submitted to `slot`, or to every slot, until stop(). They begin in the order of
-  // submission, and not while interrupted.
+  // The life of a thread: encodes the windows submitted to `slot`, or to every slot, until stop(). They begin in the
+  // order of submission, and not while interrupted.
   void serve(int slot, const Encode& encode);
   void stop();
 

@@ -12,8 +12,8 @@ from aie.iron.controlflow import range_
 from aie.iron.device import NPU2, NPU2Col1, Tile
 
 SHIM_ROW, MEMTILE_ROW, CORE_ROW = 0, 1, 2
-# The product whose transfers the design's own sequence makes: (512, 512, 512) with an output of two planes. The host makes
-# its own streams; this one is for comparing the compiler's with them.
+# The product whose transfers the design's own sequence makes: (512, 512, 512) with an output of two planes. The host
+# makes its own streams; this one is for comparing the compiler's with them.
 SEQUENCE_M, SEQUENCE_K, SEQUENCE_N, SEQUENCE_PLANES = 512, 512, 512, 2
 
 
@@ -183,7 +183,8 @@ def design(d, variant):
             int8s(m * k),
             int8s(columns * column_bytes),
             int8s(m * pitch),
-            # The compiler gives the kernel as many arguments as there are here; the host's streams use more than this one.
+            # The compiler gives the kernel as many arguments as there are here; the host's streams use more than this
+            # one.
             *[int8s(m * pitch)] * (d["buffer_arguments"] - 3),
             [
                 fifo.prod(tile=Tile(column, SHIM_ROW))

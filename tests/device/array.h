@@ -1,6 +1,6 @@
 // The functional model of the NPU's array: it takes the transaction stream of a command, keeps the registers and shim
-// DMA channels the stream programs, moves the bytes as the buffer descriptors say, and runs the overlay's cores on them.
-// It knows nothing of the driver above it.
+// DMA channels the stream programs, moves the bytes as the buffer descriptors say, and runs the overlay's cores on
+// them. It knows nothing of the driver above it.
 //
 // It is stricter than silicon: what the hardware would drop, garble or wait for without a word is reported in words and
 // fails the command. Layouts and limits are those of kernels/overlay.h.
@@ -29,8 +29,8 @@ class Memory {
 struct Command {
   const uint32_t* words = nullptr;  // the transaction stream
   uint64_t word_count = 0;
-  // Addresses of the kernel's buffer arguments, for the stream's address patches. Null: the host has already patched the
-  // descriptors in the stream, and has added the DDR aperture's offset.
+  // Addresses of the kernel's buffer arguments, for the stream's address patches. Null: the host has already patched
+  // the descriptors in the stream, and has added the DDR aperture's offset.
   const std::vector<uint64_t>* arguments = nullptr;
 };
 

@@ -129,8 +129,8 @@ void Context::work() {
   }
 }
 
-// Waits for the array, runs the job there without the lock, and completes it. False if the context has ended: its destructor
-// tells those who wait.
+// Waits for the array, runs the job there without the lock, and completes it. False if the context has ended: its
+// destructor tells those who wait.
 bool Context::perform(std::unique_lock<std::mutex>& lock, const Job& job) {
   Settings& s = settings();
   std::deque<const Job*>& waiting = turns().waiting;

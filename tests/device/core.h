@@ -32,7 +32,8 @@ class CorePrograms {
  public:
   // One step of a tile. False if a sum leaves int32.
   bool step(const AObject& a, const BObject& b);
-  // What follows the last step: the tile's C segments, the second only for two planes. False if sum + bias leaves int32.
+  // What follows the last step: the tile's C segments, the second only for two planes. False if sum + bias leaves
+  // int32.
   bool finish(uint8_t* first, uint8_t* second);
 
  private:

@@ -2,8 +2,8 @@
 // linked into a program ahead of the C library. XRT and libstdc++ call them through the PLT, so that nothing of XRT is
 // replaced or changed.
 //
-// These functions run before this library's constructors and after its destructors: until the last object of this file is
-// constructed they pass everything on, and what they use is never destroyed.
+// These functions run before this library's constructors and after its destructors: until the last object of this file
+// is constructed they pass everything on, and what they use is never destroyed.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
-// Whole products for the tests: operands in plain form, as the overlay wants them packed, the expected output by the scalar
-// definitions, and the streams of the shapes of a base model, with descriptors written out by hand: each number is derived
-// from the walks and not from code that is under test.
+// Whole products for the tests: operands in plain form, as the overlay wants them packed, the expected output by the
+// scalar definitions, and the streams of the shapes of a base model, with descriptors written out by hand: each number
+// is derived from the walks and not from code that is under test.
 #pragma once
 
 #include <array>

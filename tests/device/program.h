@@ -1,4 +1,5 @@
-// A program on the emulated NPU's driver, through the real XRT as mlir-aie's host programs use it, for the tests of that driver.
+// A program on the emulated NPU's driver, through the real XRT as mlir-aie's host programs use it, for the tests of
+// that driver.
 #pragma once
 
 #include <xrt/experimental/xrt_kernel.h>

@@ -1,5 +1,5 @@
-// Writes transaction streams for the tests of the emulated device, operation by operation and in both versions. It is no
-// product code: what is tested here must not depend on npu/'s builder.
+// Writes transaction streams for the tests of the emulated device, operation by operation and in both versions. It is
+// no product code: what is tested here must not depend on npu/'s builder.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// The functional model of the array, without a driver: whole products against a plain matrix product, and each rule by a
-// stream that breaks it.
+// The functional model of the array, without a driver: whole products against a plain matrix product, and each rule by
+// a stream that breaks it.
 #include <check.h>
 
 #include <algorithm>

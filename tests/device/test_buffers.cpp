@@ -1,7 +1,7 @@
 // Buffers of the emulated NPU: kinds, addresses, the two sights of each, and what a command may touch.
 //
-// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device anew
-// and may lose it. Argument: the directory of the xclbins and ELFs.
+// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device
+// anew and may lose it. Argument: the directory of the xclbins and ELFs.
 #include <xrt/experimental/xrt_ext.h>
 
 #include <cstdlib>

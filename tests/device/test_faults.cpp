@@ -1,7 +1,7 @@
 // What can go wrong with an NPU, as the emulated one does it, and the settings of the emulator.
 //
-// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device anew
-// and may lose it. Argument: the directory of the xclbins and ELFs.
+// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device
+// anew and may lose it. Argument: the directory of the xclbins and ELFs.
 #include <cstdlib>
 #include <thread>
 

@@ -1,7 +1,7 @@
 // Runs, run lists and ELF flows on the emulated NPU, and their times.
 //
-// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device anew
-// and may lose it. Argument: the directory of the xclbins and ELFs.
+// The program is linked with the emulated NPU. Check runs each test in a process of its own, so each opens the device
+// anew and may lose it. Argument: the directory of the xclbins and ELFs.
 #include <unistd.h>
 #include <xrt/experimental/xrt_elf.h>
 #include <xrt/experimental/xrt_ext.h>

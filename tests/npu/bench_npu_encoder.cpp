@@ -1,13 +1,13 @@
-// What the NPU path costs the host, how well two slots hide the device's time, and what the number of dispatches matters:
-// base, 512 positions, 2 threads, on an emulated NPU that takes the time it is told and computes nothing.
+// What the NPU path costs the host, how well two slots hide the device's time, and what the number of dispatches
+// matters: base, 512 positions, 2 threads, on an emulated NPU that takes the time it is told and computes nothing.
 //
 //   bench_npu_encoder OVERLAYS [TIMELINE.svg]      OVERLAYS: the directory of the emulated overlays
 //
-// "Ideal" is a simulation of two windows' phases, as long as they are in a window alone, on one device and processors that both
-// share; nothing is lost by waking, changing or noticing.
+// "Ideal" is a simulation of two windows' phases, as long as they are in a window alone, on one device and processors
+// that both share; nothing is lost by waking, changing or noticing.
 //
-// Prints Markdown. Run with EMULATED_NPU=views=one, so that the emulated device needs no copies; buffers are then flushed as
-// on a real machine. Best of several, since other programs can only add. Ends with 1 if a bound is missed.
+// Prints Markdown. Run with EMULATED_NPU=views=one, so that the emulated device needs no copies; buffers are then
+// flushed as on a real machine. Best of several, since other programs can only add. Ends with 1 if a bound is missed.
 #include <unistd.h>
 #include <xrt/experimental/xrt_kernel.h>
 
@@ -219,7 +219,8 @@ std::vector<Command> trace_two_slots(Windows& windows) {
   return commands;
 }
 
-// Time of a window in two slots at best. A window's phases: the host's work before each command, and after the last one.
+// Time of a window in two slots at best. A window's phases: the host's work before each command, and after the last
+// one.
 double ideal_ms(const Profile& p, double device_ms) {
   const double between = (p.sum({"npu add, norm"}) / 2 + p.sum({"npu sync"}) * 2 / 3) / kLayers / 2;
   std::vector<double> host = {p.sum({"stem", "layer norm"})};  // before qkv, out, and fc1 with fc2, of each layer

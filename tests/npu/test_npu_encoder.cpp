@@ -1,5 +1,5 @@
-// The NPU's encoder over the real XRT and the emulated NPU, which the program is linked with ahead of the C library. Check
-// runs each test in a process of its own, so each opens the device anew and may lose it.
+// The NPU's encoder over the real XRT and the emulated NPU, which the program is linked with ahead of the C library.
+// Check runs each test in a process of its own, so each opens the device anew and may lose it.
 //
 // Argument: the directory of the emulated overlays.
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What the plans' streams compute on the emulated array, by the core programs and the fast way, against the definition of the
-// arithmetic: for every product of tiny, base and small.
+// What the plans' streams compute on the emulated array, by the core programs and the fast way, against the definition
+// of the arithmetic: for every product of tiny, base and small.
 #include <check.h>
 
 #include <random>

@@ -1,5 +1,5 @@
-// Many windows with faults at random: the same bytes as from the CPU every time, and nothing left behind. A model of one
-// layer of 64 channels and windows of 64 positions, over the real XRT and the emulated NPU.
+// Many windows with faults at random: the same bytes as from the CPU every time, and nothing left behind. A model of
+// one layer of 64 channels and windows of 64 positions, over the real XRT and the emulated NPU.
 //
 //   test_soak OVERLAYS WINDOWS
 #include <chrono>
