@@ -7,10 +7,10 @@
 // descriptors send: cores and memory tiles move objects of fixed sizes for ever, and the cores learn the number of
 // steps, the epilogue and its constants from the tail of each weight object.
 //
-//       DDR    A, 64 rows of a row block            W, packed, one run per column       C, 64-byte runs
-//               |  shim MM2S, broadcast along row r    |  shim MM2S, down column c          ^  shim S2MM
-//       memtile A object, re-blocked on the way out    B object, as it is                   |  joined from 4 cores, re-blocked
-//       core    A, depth 2                             B, depth 2                           |  C, depth 1
+//       DDR    A, 64 rows of a row block              W, packed, one run per column     C, 64-byte runs
+//               |  shim MM2S, broadcast along row r    |  shim MM2S, down column c       ^  shim S2MM
+//       memtile A object, re-blocked on the way out    B object, as it is                |  4 cores' joined, re-blocked
+//       core    A, depth 2                             B, depth 2                        |  C, depth 1
 //
 // With 8 columns ("gemm8") core (r, c) computes rows mb*256 + r*64 .. +63 and channels nb*512 + c*64 .. +63 of the
 // output tile (mb, nb); with 1 column ("gemm1") channels nb*64 .. +63. Everything a core needs to continue is on the
@@ -198,8 +198,8 @@ constexpr int kBufferArguments = 5;
 // The build writes this key with this value into an xclbin's key-value metadata, and the host refuses another value.
 constexpr char kIdentityKey[] = "whisperxdna2_overlay";
 inline std::string identity(const Variant& variant) {
-  return std::string(variant.name) + " version " + std::to_string(kVersion) + ", tiles " + std::to_string(kTileM) + "x" +
-         std::to_string(kTileK) + "x" + std::to_string(kTileN) + ", tail " + std::to_string(kTail);
+  return std::string(variant.name) + " version " + std::to_string(kVersion) + ", tiles " + std::to_string(kTileM) +
+         "x" + std::to_string(kTileK) + "x" + std::to_string(kTileN) + ", tail " + std::to_string(kTail);
 }
 
 // ---- Memory of a core

@@ -30,7 +30,8 @@ constexpr char kAdvice[] =
     " (the kernel's log, dmesg, may say why; whisperxdna2-check-npu tests the NPU; backend=cpu does without)";
 // PCI device of the first generation, from the driver (drivers/accel/amdxdna/aie2_pci.c); the second's is 0x17f0.
 constexpr char kXdna1[] = "0x1502";
-constexpr char kGone[] = "the NPU was removed, or its driver unloaded, while it worked: it is used again once it is back";
+constexpr char kGone[] =
+    "the NPU was removed, or its driver unloaded, while it worked: it is used again once it is back";
 // A command takes a millisecond, 0.15 s where it wakes the device, and the driver's watchdog ends one that hangs after
 // 2 s. Only where that does not help either is a command given up while it runs.
 constexpr auto kCommandLimit = seconds(10);
@@ -108,17 +109,21 @@ Error explain(const std::exception& e) {
                                         " (render on most systems)"};
   }
   if (code == EAGAIN || what.find("mmap") != std::string::npos) {
-    return {ErrorCode::kNoResource, "the NPU's memory cannot be locked: raise the limit (ulimit -l unlimited; " + what + ")"};
+    return {ErrorCode::kNoResource,
+            "the NPU's memory cannot be locked: raise the limit (ulimit -l unlimited; " + what + ")"};
   }
   if (code == ENOMEM || dynamic_cast<const std::bad_alloc*>(&e)) {
-    return {ErrorCode::kNoResource, "out of memory for the NPU: close other programs, or take a smaller model (" + what + ")"};
+    return {ErrorCode::kNoResource,
+            "out of memory for the NPU: close other programs, or take a smaller model (" + what + ")"};
   }
   if (what.find("CREATE_HWCTX") != std::string::npos) {
     return {ErrorCode::kNoResource, "the NPU gives no context: close other programs that use it (" + what + ")"};
   }
   if (code == EINVAL && what.find("SYNC_BO") != std::string::npos) {
-    return {ErrorCode::kUnsupported, "the driver does not flush buffers: remove force_driver_sync from XRT's settings (xrt.ini, "
-                                     "XRT_INI_PATH, environment; " + what + ")"};
+    return {ErrorCode::kUnsupported,
+            "the driver does not flush buffers: remove force_driver_sync from XRT's settings (xrt.ini, "
+            "XRT_INI_PATH, environment; " +
+                what + ")"};
   }
   if (what.find("device with index") != std::string::npos) {
     return {ErrorCode::kNotFound, std::string("XRT does not find the NPU at ") + kNode +
@@ -146,7 +151,8 @@ std::shared_ptr<Device> Device::open() {
       if (!device->failed()) return device;
       throw Error(ErrorCode::kDevice, "the NPU has failed, and others have not let go of it yet");
     }
-    if (Clock::now() < r.not_before) throw Error(ErrorCode::kDevice, "the NPU has failed and is left alone for a while");
+    if (Clock::now() < r.not_before)
+      throw Error(ErrorCode::kDevice, "the NPU has failed and is left alone for a while");
   }
   std::shared_ptr<Device> device;
   try {
@@ -172,8 +178,9 @@ Device::Device() {
   device_ = xrt::device(0);
   const std::string bdf = device_.get_info<xrt::info::device::bdf>();
   if (pci_attribute(bdf, "device") == kXdna1) {
-    throw Error(ErrorCode::kUnsupported, "the NPU is an XDNA1 (Ryzen 7040 or 8040), whose array is another: an XDNA2 is needed "
-                                         "(Ryzen AI 300 or later); backend=cpu does without");
+    throw Error(ErrorCode::kUnsupported,
+                "the NPU is an XDNA1 (Ryzen 7040 or 8040), whose array is another: an XDNA2 is needed "
+                "(Ryzen AI 300 or later); backend=cpu does without");
   }
   const OverlayFile file = load_overlay();
   variant_ = file.variant;
@@ -217,7 +224,8 @@ Command Device::prepare(const xrt::bo& instructions, const std::vector<xrt::bo>&
     // Of 64 bits: XRT writes no more than an argument has, and the packet may hold another run's remains.
     command.run.set_arg(0, uint64_t{overlay::kRunTransaction});
     command.run.set_arg(overlay::kInstructionArgument, instructions);
-    command.run.set_arg(overlay::kInstructionWordsArgument, static_cast<uint32_t>(instructions.size() / sizeof(uint32_t)));
+    command.run.set_arg(overlay::kInstructionWordsArgument,
+                        static_cast<uint32_t>(instructions.size() / sizeof(uint32_t)));
     for (size_t i = 0; i < buffers.size(); ++i) {
       command.run.set_arg(overlay::kFirstBufferArgument + static_cast<int>(i), buffers[i]);
     }
@@ -273,7 +281,8 @@ void Device::run(Command& command, const std::function<void()>& started) {
     const ert_cmd_state state = command.run.state();
     if (state != ERT_CMD_STATE_COMPLETED) {
       const bool there = access(kNode, F_OK) == 0;
-      throw Error(ErrorCode::kDevice, there ? std::string("the NPU ended a command with ") + name_of(state) + kAdvice : kGone);
+      throw Error(ErrorCode::kDevice,
+                  there ? std::string("the NPU ended a command with ") + name_of(state) + kAdvice : kGone);
     }
     command.run.wait();  // XRT's own bookkeeping; returns at once
     command.in_flight = false;
@@ -315,7 +324,9 @@ void Device::self_test(const std::shared_ptr<Device>& self) {
   const int hidden = std::max(variant_->n_block, overlay::kTileK), rows = overlay::kRowBlock;
   const LayerPlan plan = plan_layer(*variant_, kWidth, hidden, rows, PlanKind::kChained);
   uint32_t seed = 1;
-  const auto next = [&seed] { return std::max(static_cast<int>((seed = seed * 1664525u + 1013904223u) >> 24) - 128, -127); };
+  const auto next = [&seed] {
+    return std::max(static_cast<int>((seed = seed * 1664525u + 1013904223u) >> 24) - 128, -127);
+  };
   std::vector<int8_t> x(static_cast<size_t>(rows) * kWidth);
   for (auto& v : x) v = static_cast<int8_t>(next());
   struct Weights {
@@ -325,7 +336,8 @@ void Device::self_test(const std::shared_ptr<Device>& self) {
     OutputStage stage;
   };
   const auto random = [&](int out, int in, const OutputStage& stage) {
-    Weights r{std::vector<int8_t>(static_cast<size_t>(out) * in), std::vector<int32_t>(out), std::vector<int16_t>(out), stage};
+    Weights r{std::vector<int8_t>(static_cast<size_t>(out) * in), std::vector<int32_t>(out), std::vector<int16_t>(out),
+              stage};
     for (auto& v : r.w) v = static_cast<int8_t>(next());
     for (auto& v : r.bias) v = next() * 100;
     for (auto& v : r.multiplier) v = static_cast<int16_t>(16000 + next());
@@ -351,20 +363,24 @@ void Device::self_test(const std::shared_ptr<Device>& self) {
   pack(plan.fc2, second, true);
   a.to_device(x.size());
   packed.to_device(plan.weights_size);
-  Command command = prepare(make_instructions(plan.fc1.dispatches.at(0).words), {a.bo(), packed.bo(), between.bo(), c.bo()}, 0);
+  Command command =
+      prepare(make_instructions(plan.fc1.dispatches.at(0).words), {a.bo(), packed.bo(), between.bo(), c.bo()}, 0);
   try {
     execute(command);
   } catch (const Error& e) {
     bury(self, {command}, buffers);
-    throw Error(ErrorCode::kDevice, std::string("the NPU's self-test failed, as it does with an overlay that does not belong to "
-                                                "this program: ") + e.what());
+    throw Error(ErrorCode::kDevice,
+                std::string("the NPU's self-test failed, as it does with an overlay that does not belong to "
+                            "this program: ") +
+                    e.what());
   }
   c.from_device(c_size);
 
   std::vector<int16_t> middle(hidden);
   for (int row = 0; row < rows; row += 7) {
     for (int channel = 0; channel < hidden; ++channel) {
-      const int32_t sum = dot(&x[static_cast<size_t>(row) * kWidth], &first.w[static_cast<size_t>(channel) * kWidth], kWidth);
+      const int32_t sum =
+          dot(&x[static_cast<size_t>(row) * kWidth], &first.w[static_cast<size_t>(channel) * kWidth], kWidth);
       middle[channel] = output(sum, first.bias[channel], first.multiplier[channel], first.stage);
     }
     for (int channel = 0; channel < kWidth; ++channel) {
@@ -373,8 +389,9 @@ void Device::self_test(const std::shared_ptr<Device>& self) {
       const uint8_t* at = c.data() + static_cast<size_t>(row) * plan.fc2.shape.n * 2 + channel;
       if (join16(static_cast<int8_t>(at[0]), at[plan.fc2.shape.n]) != expected) {
         fail();
-        throw Error(ErrorCode::kDevice, "the NPU's self-test gave a wrong number: its overlay is not the one that belongs to "
-                                        "this program, or was miscompiled; install the right one, or use backend=cpu");
+        throw Error(ErrorCode::kDevice,
+                    "the NPU's self-test gave a wrong number: its overlay is not the one that belongs to "
+                    "this program, or was miscompiled; install the right one, or use backend=cpu");
       }
     }
   }
@@ -386,7 +403,8 @@ void Device::keep_awake() {
   while (!closing_ && !failed_) {
     keeper_changed_.wait_for(lock, kAwakePeriod / 4);
     const auto now = Clock::now();
-    if (closing_ || failed_ || now - last_command_ < kAwakePeriod - kAwakePeriod / 4 || now - last_work_ > kAwakeAfterWork) {
+    if (closing_ || failed_ || now - last_command_ < kAwakePeriod - kAwakePeriod / 4 ||
+        now - last_work_ > kAwakeAfterWork) {
       continue;
     }
     lock.unlock();

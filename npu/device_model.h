@@ -26,8 +26,8 @@ class DeviceModel {
   };
 
   // Shared by all who ask for the same device and model while one of them lives. Thread-safe. Throws Error.
-  static std::shared_ptr<DeviceModel> get(const std::shared_ptr<Device>& device, const std::shared_ptr<const Model>& model,
-                                          int threads);
+  static std::shared_ptr<DeviceModel> get(const std::shared_ptr<Device>& device,
+                                          const std::shared_ptr<const Model>& model, int threads);
   // Packs and flushes the weights.
   DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder& encoder);
 

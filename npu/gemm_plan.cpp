@@ -236,7 +236,8 @@ class Planner {
       if (!operations.empty()) return operations;
     }
     throw Error(ErrorCode::kUnsupported, "the model's layer " + p.name + " (" + std::to_string(p.in) + " to " +
-                                             std::to_string(p.out) + ") is too large for the NPU's overlay; use backend=cpu");
+                                             std::to_string(p.out) +
+                                             ") is too large for the NPU's overlay; use backend=cpu");
   }
   GemmPart everything(const PlannedProduct& p) const {
     return {0, p.shape.m / overlay::kRowBlock, 0, p.shape.n / variant_.n_block};
@@ -369,8 +370,8 @@ std::string compare_plans(const overlay::Variant& variant, int d_model, int d_ff
   std::string text;
   char line[120];
   const auto print = [&](const char* name, size_t dispatches, double us, const char* remark) {
-    snprintf(line, sizeof line, "%-10s %5zu dispatches %8.2f ms a window%s\n", name, dispatches * static_cast<size_t>(layers),
-             us * layers * 1e-3, remark);
+    snprintf(line, sizeof line, "%-10s %5zu dispatches %8.2f ms a window%s\n", name,
+             dispatches * static_cast<size_t>(layers), us * layers * 1e-3, remark);
     text += line;
   };
   const std::vector<GemmShape> shapes = prototype_layer(variant, d_model, d_ff, rows);
@@ -379,7 +380,8 @@ std::string compare_plans(const overlay::Variant& variant, int d_model, int d_ff
   print("prototype", shapes.size(), prototype_us, "  predicted only: it needs the host to add up");
   for (auto kind = std::rbegin(kPlanKinds); kind != std::rend(kPlanKinds); ++kind) {
     const LayerPlan plan = plan_layer(variant, d_model, d_ff, rows, *kind);
-    print(name_of(*kind), static_cast<size_t>(plan.dispatches()), plan.predicted_us(), *kind == fastest ? "  <- fastest" : "");
+    print(name_of(*kind), static_cast<size_t>(plan.dispatches()), plan.predicted_us(),
+          *kind == fastest ? "  <- fastest" : "");
   }
   return text;
 }

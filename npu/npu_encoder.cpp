@@ -62,7 +62,9 @@ struct Binding {
     ProfileScope scope("npu build", 0);
     const LayerPlan& plan = streams->plan;
     Device& device = model->device();
-    const auto c_size = [](const PlannedProduct& p) { return static_cast<size_t>(p.shape.m) * p.shape.n * p.shape.planes; };
+    const auto c_size = [](const PlannedProduct& p) {
+      return static_cast<size_t>(p.shape.m) * p.shape.n * p.shape.planes;
+    };
     inputs = device.make_buffer(static_cast<size_t>(plan.rows) * plan.qkv.shape.k_bytes);
     hidden = device.make_buffer(c_size(plan.fc1));
     results = device.make_buffer(std::max({c_size(plan.qkv), c_size(plan.out), c_size(plan.fc2)}));
@@ -89,7 +91,8 @@ struct Binding {
     std::vector<Command> commands;
     for (const Layer& l : layers) {
       for (const auto* list : {&l.qkv, &l.out, &l.fc1, &l.fc2}) {
-        std::copy_if(list->begin(), list->end(), std::back_inserter(commands), [](const Command& c) { return c.in_flight; });
+        std::copy_if(list->begin(), list->end(), std::back_inserter(commands),
+                     [](const Command& c) { return c.in_flight; });
       }
     }
     return commands;
@@ -190,7 +193,8 @@ class NpuSchedule : public EncoderSchedule {
       Binding::Layer& commands = binding_->layers[layer];
       const DeviceModel::Scales& scales = binding_->model->scales(layer);
       if (layer == 0) {
-        for_rows(positions, workers, "layer norm", [&](int row) { norm_row(l.attention_norm, l.inverse_qkv_input, row); });
+        for_rows(positions, workers, "layer norm",
+                 [&](int row) { norm_row(l.attention_norm, l.inverse_qkv_input, row); });
       }
       if (*workers.abandoned) return;
       sync_inputs(positions);
@@ -199,7 +203,8 @@ class NpuSchedule : public EncoderSchedule {
       sync_results(plan.qkv, positions);
       attend({nullptr, plan.qkv.shape.n, result(plan.qkv, 0), scales.qkv.data()}, positions, workers);
       for_rows(positions, workers, "npu quantize", [&](int row) {
-        quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input, input(plan, row));
+        quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input,
+                     input(plan, row));
       });
       if (*workers.abandoned) return;
       sync_inputs(positions);
@@ -281,7 +286,8 @@ class NpuSchedule : public EncoderSchedule {
   // A row of results -> the residual stream.
   void add_row_of(const PlannedProduct& p, const std::vector<float>& scale, int row) {
     const int8_t* hi = result(p, row);
-    add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out, &x_[static_cast<size_t>(row) * p.out]);
+    add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out,
+            &x_[static_cast<size_t>(row) * p.out]);
   }
   // The end of a half and the begin of the next one, while a row is in the first cache.
   void add_and_norm(const PlannedProduct& p, const std::vector<float>& scale, const PackedNorm& n, float inverse_scale,

@@ -1,7 +1,7 @@
 // Whisper's encoder with its linear layers on the NPU, in int8: the same numbers as the CPU's int8 encoder, byte for
 // byte.
 //
-//   slot's thread   stem | norm, quantize |     | attention, quantize |     | add, norm, quantize |         | add, norm ...
+//   slot's thread   stem | norm, quantize |     | attention, quantize |     | add, norm, quantize |         | add ...
 //   NPU                                   | qkv |                     | out |                     | fc1 fc2 |
 //
 // Each slot has a thread and buffers of its own, so that the NPU computes for one while the processor works for the

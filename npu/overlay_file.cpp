@@ -36,7 +36,8 @@ std::string_view section_of(const xrt::xclbin& xclbin, axlf_section_kind kind) {
   const axlf* top = xclbin.get_axlf();
   const axlf_section_header* section = ::xclbin::get_axlf_section(top, kind);
   const uint64_t length = top->m_header.m_length;
-  if (!section || section->m_sectionOffset > length || section->m_sectionSize > length - section->m_sectionOffset) return {};
+  if (!section || section->m_sectionOffset > length || section->m_sectionSize > length - section->m_sectionOffset)
+    return {};
   return {reinterpret_cast<const char*>(top) + section->m_sectionOffset, section->m_sectionSize};
 }
 

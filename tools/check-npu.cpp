@@ -45,7 +45,8 @@ Encoded encode(Encoder& encoder, const Model& model, const std::vector<float>& m
     encoder.submit(0, mel.data(), kPositions);
     const float* features = encoder.wait(0, start + std::chrono::seconds(60));
     const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-    result.features.insert(result.features.end(), features, features + static_cast<size_t>(kPositions) * model.dims.d_model);
+    result.features.insert(result.features.end(), features,
+                           features + static_cast<size_t>(kPositions) * model.dims.d_model);
     result.best_ms = std::min(result.best_ms, ms);
   }
   return result;
@@ -69,7 +70,8 @@ void print_environment() {
     return !from.is_discarded() && from.contains(at) && from[at].is_string() ? from[at].get<std::string>() : "unknown";
   };
   printf("XRT       %s, driver %s\n", text(host, "/version").c_str(), text(host, "/drivers/0/version").c_str());
-  printf("power     mode %s (xrt-smi configure --pmode changes it)\n", text(platform, "/platforms/0/status/power_mode").c_str());
+  printf("power     mode %s (xrt-smi configure --pmode changes it)\n",
+         text(platform, "/platforms/0/status/power_mode").c_str());
   rlimit limit{};
   getrlimit(RLIMIT_MEMLOCK, &limit);
   printf("memlock   %s\n", limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur).c_str());
@@ -148,7 +150,8 @@ double microseconds(const Work& work) {
 size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& model) {
   constexpr int kRepeats = 21;
   const int d_ff = model.encoder_layers.at(0).fc1.weight.shape.at(0);
-  const npu::LayerPlan plan = npu::plan_layer(device->variant(), model.dims.d_model, d_ff, kPositions, npu::PlanKind::kWhole);
+  const npu::LayerPlan plan =
+      npu::plan_layer(device->variant(), model.dims.d_model, d_ff, kPositions, npu::PlanKind::kWhole);
   const Product products[] = {{plan.qkv, OutputMode::kInt8, false, 1},
                               {plan.out, OutputMode::kInt16, false, 2},
                               {plan.fc1, OutputMode::kGelu14, false, 3},
@@ -169,9 +172,10 @@ size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& m
     buffers->w = device->make_buffer(plan.weights_size);
     buffers->c = device->make_buffer(c_size);
     p.write_a(buffers->a.data());
-    npu::pack_weights(device->variant(), shape,
-                      {p.planned.out, p.planned.in, p.w.data(), p.bias.data(), p.multiplier.data(), nullptr, p.stage, p.wide},
-                      buffers->w.data() + p.planned.weights_at);
+    npu::pack_weights(
+        device->variant(), shape,
+        {p.planned.out, p.planned.in, p.w.data(), p.bias.data(), p.multiplier.data(), nullptr, p.stage, p.wide},
+        buffers->w.data() + p.planned.weights_at);
     std::memset(buffers->c.data(), 0x55, c_size);
     there.push_back(microseconds([&] { buffers->a.to_device(a_size); }) * 1e6 / static_cast<double>(a_size));
     buffers->w.to_device(plan.weights_size);
@@ -208,7 +212,8 @@ size_t check_products(const std::shared_ptr<npu::Device>& device, const Model& m
 // What the first command after a pause costs, in which the driver suspends an NPU.
 void probe_wake(const std::shared_ptr<npu::Device>& device) {
   constexpr int kPauseSeconds = 6, kRepeats = 21;
-  npu::Command nothing = device->prepare(device->make_instructions(npu::encode(npu::token_set_up(device->variant()))), {}, 0);
+  npu::Command nothing =
+      device->prepare(device->make_instructions(npu::encode(npu::token_set_up(device->variant()))), {}, 0);
   device->rest();
   std::this_thread::sleep_for(std::chrono::seconds(kPauseSeconds));
   std::vector<double> times;

@@ -125,8 +125,9 @@ struct ContextEntry {  // GET_ARRAY; newer kernels append a process name, and el
   uint32_t state, pasid, gops, fps, bandwidth, latency, frame_time, transaction, program_counter, fatal[4], pad;
   char name[16];
 };
-static_assert(sizeof(CreateContext) == 56 && sizeof(BoInfo) == 48 && sizeof(ExecCommand) == 56 && sizeof(SyncBo) == 24 &&
-              sizeof(CreateBo) == 32 && sizeof(AieMetadata) == 64 && sizeof(ContextEntry) == 160);
+static_assert(sizeof(CreateContext) == 56 && sizeof(BoInfo) == 48 && sizeof(ExecCommand) == 56 &&
+              sizeof(SyncBo) == 24 && sizeof(CreateBo) == 32 && sizeof(AieMetadata) == 64 &&
+              sizeof(ContextEntry) == 160);
 
 // Execution packets ("ERT"), in memory of a BO. Header word: state in bits 3..0, extra CU masks 11..10, words after the
 // header 22..12, opcode 27..23.

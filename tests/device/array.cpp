@@ -65,8 +65,9 @@ Outcome Array::walk(const Command& command, const Memory& memory, Mode mode) {
     return outcome;
   };
   if (broken_) {
-    return end(Outcome::kFailed, "an earlier command stopped in the middle, and its data is still in the fifos and cores: "
-                                 "make a new context");
+    return end(Outcome::kFailed,
+               "an earlier command stopped in the middle, and its data is still in the fifos and cores: "
+               "make a new context");
   }
   uint64_t products = 0;
   try {
@@ -104,7 +105,8 @@ Outcome Array::walk(const Command& command, const Memory& memory, Mode mode) {
           if (command.arguments) shim.patch(operation, *command.arguments);
           break;
         case Operation::kTokenWait: {
-          if (operation.rows != 1 || operation.columns != 1) throw Violation(where() + "a wait for tokens of several tiles");
+          if (operation.rows != 1 || operation.columns != 1)
+            throw Violation(where() + "a wait for tokens of several tiles");
           if (operation.row != 0 || operation.column >= fabric_->columns() || operation.direction > 1 ||
               operation.channel > 1) {
             throw Violation(where() + "a wait for a token of a channel that does not exist");

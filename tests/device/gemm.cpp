@@ -84,7 +84,8 @@ class Gemm : public Fabric {
       }
       return std::string();
     };
-    std::string text = find("has input and no weights", [](const Core& core) { return !core.a.empty() && core.b.empty(); });
+    std::string text =
+        find("has input and no weights", [](const Core& core) { return !core.a.empty() && core.b.empty(); });
     if (text.empty()) {
       text = find("holds output that no C task has taken",
                   [](const Core& core) { return !core.output.empty() || !core.c.empty(); });
@@ -120,7 +121,8 @@ class Gemm : public Fabric {
           auto a = std::make_shared<AObject>();
           if (mode != Mode::kDelay) {
             a->bytes.resize(overlay::kAObject);
-            walk(overlay::kAWalk, bytes.data() + share * overlay::kAObject, reinterpret_cast<uint8_t*>(a->bytes.data()));
+            walk(overlay::kAWalk, bytes.data() + share * overlay::kAObject,
+                 reinterpret_cast<uint8_t*>(a->bytes.data()));
             if (mode == Mode::kFast) widen(*a);
           }
           object.shares.push_back(std::move(a));
@@ -212,7 +214,8 @@ class Gemm : public Fabric {
   // The worker's body: a START, `rest` further steps, then 1 + `more` outputs.
   void step(Core& core, Mode mode, const std::string& where) {
     const BObject& b = *core.b.front();
-    if (b.tail(tail::kMagicAt) != tail::kMagic) throw Violation(where + "a weight object without the tail's magic number");
+    if (b.tail(tail::kMagicAt) != tail::kMagic)
+      throw Violation(where + "a weight object without the tail's magic number");
     const int32_t flags = b.tail(tail::kFlagsAt);
     if (flags & ~(tail::kStart | tail::kShift7)) throw Violation(where + "a tail with unknown flags");
     const bool start = flags & tail::kStart;

@@ -36,7 +36,9 @@ struct Product {
 
   void fill(unsigned seed) {
     std::mt19937 random(seed);
-    const auto within = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(2 * limit + 1)) - limit; };
+    const auto within = [&](int limit) {
+      return static_cast<int>(random() % static_cast<unsigned>(2 * limit + 1)) - limit;
+    };
     x.resize(static_cast<size_t>(m) * k);
     w.resize(static_cast<size_t>(n) * k);
     bias.resize(n);
@@ -168,8 +170,8 @@ inline std::vector<uint32_t> gemm8_stream(const Plan& plan, bool compact = false
         stream.task(b_channel(variant, c), overlay::kBBd + t, plan.b.words, 1, c * plan.b.stride, plan.b.repeat, false);
       }
       if (t < plan.c.tasks) {
-        stream.task(c_channel(variant, c), overlay::kCBd + t, plan.c.words, 2, c * plan.c.stride + t * plan.c.task_stride,
-                    plan.c.repeat, t == plan.c.tasks - 1);
+        stream.task(c_channel(variant, c), overlay::kCBd + t, plan.c.words, 2,
+                    c * plan.c.stride + t * plan.c.task_stride, plan.c.repeat, t == plan.c.tasks - 1);
       }
     }
   }

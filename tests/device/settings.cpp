@@ -76,7 +76,8 @@ bool Settings::set(const std::string& key, const std::string& value) {
   char* end = nullptr;
   const double number = strtod(value.c_str(), &end);
   const bool is_number = !value.empty() && (*end == 0 || *end == ',') && number >= 0;
-  const auto choose = [&](auto& target, std::initializer_list<std::pair<const char*, std::decay_t<decltype(target)>>> names) {
+  const auto choose = [&](auto& target,
+                          std::initializer_list<std::pair<const char*, std::decay_t<decltype(target)>>> names) {
     for (const auto& [name, meaning] : names) {
       if (value == name) {
         target = meaning;
@@ -88,10 +89,12 @@ bool Settings::set(const std::string& key, const std::string& value) {
 
   if (key == "completion") return choose(wait_command, {{"syncobj", false}, {"wait", true}});
   if (key == "addresses") return choose(user_addresses, {{"iova", false}, {"user", true}});
-  if (key == "views") return choose(views, {{"one", Views::kOne}, {"direction", Views::kDirection}, {"line", Views::kLine}});
+  if (key == "views")
+    return choose(views, {{"one", Views::kOne}, {"direction", Views::kDirection}, {"line", Views::kLine}});
   if (key == "mode") {
     Array::Mode chosen;
-    if (!choose(chosen, {{"exact", Array::Mode::kExact}, {"fast", Array::Mode::kFast}, {"delay", Array::Mode::kDelay}})) {
+    if (!choose(chosen,
+                {{"exact", Array::Mode::kExact}, {"fast", Array::Mode::kFast}, {"delay", Array::Mode::kDelay}})) {
       return false;
     }
     mode = chosen;
@@ -222,7 +225,8 @@ void Settings::log(const char* format, ...) {
   va_end(arguments);
 }
 
-void Settings::trace(long command, int64_t submitted_ns, int64_t start_ns, int64_t end_ns, double mmac, uint64_t argument) {
+void Settings::trace(long command, int64_t submitted_ns, int64_t start_ns, int64_t end_ns, double mmac,
+                     uint64_t argument) {
   if (!trace_file_) return;
   const auto us = [](int64_t ns) { return static_cast<double>(ns) / 1000; };
   fprintf(trace_file_, "%ld %.1f %.1f %.1f %.3f %#llx\n", command, us(submitted_ns), us(start_ns), us(end_ns), mmac,

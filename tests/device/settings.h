@@ -56,8 +56,8 @@ class Settings {
   std::string left_out;                   // ",name,name,": sysfs entries that do not exist
 
   // Counters
-  std::atomic<long> ioctls{0}, syncs{0}, synced_bytes{0}, executions{0}, waits{0}, commands{0}, bos{0}, live_contexts{0},
-      wakes{0}, failures{0}, busy_us{0}, kmac{0};
+  std::atomic<long> ioctls{0}, syncs{0}, synced_bytes{0}, executions{0}, waits{0}, commands{0}, bos{0},
+      live_contexts{0}, wakes{0}, failures{0}, busy_us{0}, kmac{0};
 
   bool present();  // whether the device can be opened
   // Counts removals: who opened the device in an earlier generation has lost it for good.

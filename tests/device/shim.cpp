@@ -198,7 +198,8 @@ void Shim::push(const Operation& operation, const Channel& channel, const Memory
     for (const ShimTask& earlier : this->queue(other).tasks) {
       if (task.address < earlier.address + earlier.extent && earlier.address < task.address + task.extent) {
         fail(operation, which + "it touches what the task pushed to " + describe(other) + " at word " +
-                            std::to_string(earlier.pushed_at) + " still moves; first take the token that proves its end");
+                            std::to_string(earlier.pushed_at) +
+                            " still moves; first take the token that proves its end");
       }
     }
   });

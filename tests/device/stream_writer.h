@@ -52,7 +52,8 @@ class StreamWriter {
   }
 
   void controller(const whisperxdna2::overlay::Channel& channel) {
-    mask_write(control_address(channel), whisperxdna2::overlay::kController << 8, whisperxdna2::overlay::kControllerMask);
+    mask_write(control_address(channel), whisperxdna2::overlay::kController << 8,
+               whisperxdna2::overlay::kControllerMask);
   }
   // Descriptor words w0 w3 w4 w5 w6 w7, then its patch and its push.
   void task(const whisperxdna2::overlay::Channel& channel, int bd, const std::array<uint32_t, 6>& w, uint32_t argument,

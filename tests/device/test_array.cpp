@@ -139,7 +139,8 @@ START_TEST(fc2_in_two_planes_equals_the_plain_product) {
 END_TEST
 
 START_TEST(both_stream_versions_do_the_same) {
-  for (const bool compact : {false, true}) expect_product(small_product(), SmallStream().words(compact), Array::Mode::kExact);
+  for (const bool compact : {false, true})
+    expect_product(small_product(), SmallStream().words(compact), Array::Mode::kExact);
 }
 END_TEST
 
@@ -151,17 +152,29 @@ START_TEST(fast_and_exact_tiles_are_equal_at_the_extremes) {
     AObject a;
     std::vector<uint8_t> weights(overlay::kBObject);
     const auto set = [&](int at, int32_t value) { memcpy(&weights[overlay::kWeights + at], &value, sizeof value); };
-    const int32_t mode = round % 3, numbers[] = {overlay::tail::kMagic, tail::kStart, 1, mode != 0, 3 + round / 3, 14 + round % 5,
-                                                 mode, 20000, 16, 12000, 14, 2};
+    const int32_t mode = round % 3, numbers[] = {overlay::tail::kMagic,
+                                                 tail::kStart,
+                                                 1,
+                                                 mode != 0,
+                                                 3 + round / 3,
+                                                 14 + round % 5,
+                                                 mode,
+                                                 20000,
+                                                 16,
+                                                 12000,
+                                                 14,
+                                                 2};
     a.bytes.resize(overlay::kAObject);
     const int8_t extremes[] = {-128, -127, -1, 0, 1, 127};
     for (auto& v : a.bytes) v = extremes[random() % 6];
-    for (int i = 0; i < overlay::kWeights; ++i) weights[static_cast<size_t>(i)] = static_cast<uint8_t>(extremes[random() % 6]);
+    for (int i = 0; i < overlay::kWeights; ++i)
+      weights[static_cast<size_t>(i)] = static_cast<uint8_t>(extremes[random() % 6]);
     for (int i = 0; i < 12; ++i) set(4 * i, numbers[i]);
     for (int n = 0; n < overlay::kTileN; ++n) {
       set(tail::kBiasAt + 4 * n, static_cast<int32_t>(random()) >> (8 + n % 16));
       const auto multiplier = static_cast<int16_t>(random() % 32768);
-      memcpy(&weights[static_cast<size_t>(overlay::kWeights + tail::kMultiplierAt + 2 * n)], &multiplier, sizeof multiplier);
+      memcpy(&weights[static_cast<size_t>(overlay::kWeights + tail::kMultiplierAt + 2 * n)], &multiplier,
+             sizeof multiplier);
     }
     BObject b;
     b.bytes = weights.data();
@@ -368,7 +381,9 @@ END_TEST
 
 START_TEST(what_is_still_written_must_not_be_read) {
   SmallStream stream;
-  stream.before_wait = [](StreamWriter& w) { w.task(a_channel(overlay::kGemm1, 0), 1, SmallStream().a, 2, 0, 0, false); };
+  stream.before_wait = [](StreamWriter& w) {
+    w.task(a_channel(overlay::kGemm1, 0), 1, SmallStream().a, 2, 0, 0, false);
+  };
   expect_failure(stream.words(), "still moves; first take the token");
 }
 END_TEST
@@ -447,7 +462,9 @@ END_TEST
 
 START_TEST(surplus_input_is_reported) {
   SmallStream stream;
-  stream.before_wait = [](StreamWriter& w) { w.task(a_channel(overlay::kGemm1, 0), 1, SmallStream().a, 0, 0, 0, false); };
+  stream.before_wait = [](StreamWriter& w) {
+    w.task(a_channel(overlay::kGemm1, 0), 1, SmallStream().a, 0, 0, 0, false);
+  };
   expect_failure(stream.words(), "core (0, 0) has input and no weights");
 }
 END_TEST

@@ -69,7 +69,8 @@ END_TEST
 
 START_TEST(extension_buffers_work_alike) {
   Program p;
-  xrt::bo left = xrt::ext::bo(p.context, 4096), right = xrt::ext::bo(p.device, 4096), result = xrt::ext::bo(p.context, 4096);
+  xrt::bo left = xrt::ext::bo(p.context, 4096), right = xrt::ext::bo(p.device, 4096),
+          result = xrt::ext::bo(p.context, 4096);
   p.fill(left, 1);
   p.fill(right, 2);
   expect_completed(p.start(left, right, result).wait());
@@ -105,13 +106,15 @@ START_TEST(heap_grows_by_chunks_up_to_its_end) {
   ck_assert_uint_ge(buffers.back().address(), 0x4000000 + (64u << 20));
   memset(buffers.back().map<char*>(), 1, 8u << 20);
   buffers.back().sync(kToDevice);
-  ck_assert_int_ne(system_error_of([&] { xrt::bo(p.device, 600u << 20, XCL_BO_FLAGS_CACHEABLE, p.kernel.group_id(1)); }), 0);
+  ck_assert_int_ne(
+      system_error_of([&] { xrt::bo(p.device, 600u << 20, XCL_BO_FLAGS_CACHEABLE, p.kernel.group_id(1)); }), 0);
 }
 END_TEST
 
 START_TEST(wrong_kinds_of_buffers_are_refused) {
   Program p;
-  for (const auto flag : {xrt::bo::flags::normal, xrt::bo::flags::device_only, xrt::bo::flags::p2p, xrt::bo::flags::svm}) {
+  for (const auto flag :
+       {xrt::bo::flags::normal, xrt::bo::flags::device_only, xrt::bo::flags::p2p, xrt::bo::flags::svm}) {
     error_of([&] { xrt::bo(p.device, 8192, flag, p.kernel.group_id(3)); });
   }
   xrt::bo data = p.make(1);

@@ -251,7 +251,8 @@ START_TEST(user_addresses_work_like_iovas) {
 END_TEST
 
 START_TEST(words_that_are_not_understood_are_refused) {
-  for (const char* words : {"", "nonsense", "mode=quick", "cost=1,x", "fault=hang", "fault=melt@1", "fault=hang%0", "slots=-1"}) {
+  for (const char* words :
+       {"", "nonsense", "mode=quick", "cost=1,x", "fault=hang", "fault=melt@1", "fault=hang%0", "slots=-1"}) {
     ck_assert_int_eq(control(words), -1);
   }
 }

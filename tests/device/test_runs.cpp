@@ -220,7 +220,8 @@ END_TEST
 
 START_TEST(run_list_reports_the_run_that_failed) {
   Program p;
-  const std::pair<const char*, int> cases[] = {{"fault=error@2", ERT_CMD_STATE_ERROR}, {"fault=timeout@2", ERT_CMD_STATE_TIMEOUT}};
+  const std::pair<const char*, int> cases[] = {{"fault=error@2", ERT_CMD_STATE_ERROR},
+                                               {"fault=timeout@2", ERT_CMD_STATE_TIMEOUT}};
   for (const auto& [fault, state] : cases) {
     xrt::runlist list(p.context);
     std::vector<xrt::run> runs;

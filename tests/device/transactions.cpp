@@ -37,7 +37,8 @@ std::vector<Operation> decode(const uint32_t* words, uint64_t count) {
       (words[1] & 0xff) == 0) {
     fail(0, "the header is not for an NPU2 (generation 4, 6 rows, 1 row of memory tiles, 1 to 8 columns)");
   }
-  if (words[3] % sizeof(uint32_t) || words[3] / sizeof(uint32_t) > count || words[3] < kHeaderWords * sizeof(uint32_t)) {
+  if (words[3] % sizeof(uint32_t) || words[3] / sizeof(uint32_t) > count ||
+      words[3] < kHeaderWords * sizeof(uint32_t)) {
     fail(3, "the header's size, " + std::to_string(words[3]) + " bytes, is not that of whole words inside the " +
                 std::to_string(count) + " words of the instruction buffer");
   }
@@ -51,7 +52,8 @@ std::vector<Operation> decode(const uint32_t* words, uint64_t count) {
       if (size > rest) fail(at, "the operation goes beyond the end");
     };
     const auto says = [&](uint64_t stated, uint64_t size) {
-      if (stated != size * sizeof(uint32_t)) fail(at, "the operation's size field is " + std::to_string(stated) + " bytes");
+      if (stated != size * sizeof(uint32_t))
+        fail(at, "the operation's size field is " + std::to_string(stated) + " bytes");
     };
     Operation operation{};
     operation.at = at;

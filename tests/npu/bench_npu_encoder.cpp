@@ -153,13 +153,14 @@ Profile print_overhead(Windows& windows) {
   const Profile p = best_profile(windows);
   set("inline=0");
   printf("### Host time of a window, instant device\n\n| | ms |\n|---|---|\n");
-  printf("| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| attention's results quantized | %.2f |\n"
-         "| results added, normalized, quantized | %.2f |\n",
-         p.sum({"npu sync"}), p.dispatching(), p.sum({"npu quantize"}), p.sum({"npu add, norm"}));
-  printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs, verdict(p.overhead() <= kMostOverheadMs),
-         p.overhead());
-  printf("| stem | %.2f |\n| first and last layer norm | %.2f |\n| attention | %.2f |\n", p.sum({"stem"}), p.sum({"layer norm"}),
-         p.sum({"attention"}));
+  printf(
+      "| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| attention's results quantized | %.2f |\n"
+      "| results added, normalized, quantized | %.2f |\n",
+      p.sum({"npu sync"}), p.dispatching(), p.sum({"npu quantize"}), p.sum({"npu add, norm"}));
+  printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs,
+         verdict(p.overhead() <= kMostOverheadMs), p.overhead());
+  printf("| stem | %.2f |\n| first and last layer norm | %.2f |\n| attention | %.2f |\n", p.sum({"stem"}),
+         p.sum({"layer norm"}), p.sum({"attention"}));
   printf("| **all** (bound %.0f: %s) | **%.2f** |\n\n", kMostHostMs, verdict(p.host() <= kMostHostMs), p.host());
   return p;
 }
@@ -175,7 +176,8 @@ void print_beside_prototype(Windows& windows) {
   printf("### Beside the prototype, the device at its predicted speed\n\n");
   printf("| a layer, ms | prototype | here |\n|---|---|---|\n");
   printf("| attention: qkv, scores, out | 254.61 | %.2f |\n| feed-forward | 82.98 | %.2f |\n", attention, feed_forward);
-  printf("| sync, norms, sums of both | | %.2f |\n| total | 337.59 | %.2f |\n\n", both, attention + feed_forward + both);
+  printf("| sync, norms, sums of both | | %.2f |\n| total | 337.59 | %.2f |\n\n", both,
+         attention + feed_forward + both);
   printf("| a dispatch, ms | prototype | here |\n|---|---|---|\n");
   const double n = 18;
   printf("| build: loop, slicing, reshape | 11 | 0 (once per model) |\n| sync: buffer writes, reads | 5 | %.3f |\n",
@@ -203,7 +205,8 @@ std::vector<std::pair<Command, std::string>> traced(const std::function<void()>&
   std::ifstream in(path);
   double number, submitted, start, end, mmac;
   std::string buffer;
-  while (in >> number >> submitted >> start >> end >> mmac >> buffer) commands.push_back({{submitted, start, end, 1}, buffer});
+  while (in >> number >> submitted >> start >> end >> mmac >> buffer)
+    commands.push_back({{submitted, start, end, 1}, buffer});
   std::filesystem::remove(path);
   return commands;
 }
@@ -301,8 +304,9 @@ void draw(const std::string& path, const std::vector<Panel>& panels) {
       fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\" opacity=\"%.2f\"/>\n", x(begin),
               top + 30 + lane * (kLane + 6), x(end) - x(begin), kLane, color, opacity);
     };
-    fprintf(out, "<text x=\"%d\" y=\"%d\">device %.0f ms a window, host %.1f ms: a window each %.1f ms (%.2f x the slower)"
-                 "</text>\n",
+    fprintf(out,
+            "<text x=\"%d\" y=\"%d\">device %.0f ms a window, host %.1f ms: a window each %.1f ms (%.2f x the slower)"
+            "</text>\n",
             kLeft, top + 20, p.device_ms, p.host_ms, p.each_ms, p.each_ms / std::max(p.device_ms, p.host_ms));
     const char* const lanes[] = {"NPU", "host, slot 0", "host, slot 1"};
     for (int lane = 0; lane < 3; ++lane) {
@@ -326,8 +330,11 @@ void draw(const std::string& path, const std::vector<Panel>& panels) {
 
 void print_two_slots(Windows& windows, const char* timeline) {
   constexpr int kDispatches = 18, kCount = 12;
-  printf("### Two slots\n\n| device, ms | host, ms | one window after the other, ms | two slots, ms | ideal, ms | x max(device, host) "
-         "| x ideal | bound %.1f |\n|---|---|---|---|---|---|---|---|\n", kMostStretch);
+  printf(
+      "### Two slots\n\n| device, ms | host, ms | one window after the other, ms | two slots, ms | ideal, ms | x "
+      "max(device, host) "
+      "| x ideal | bound %.1f |\n|---|---|---|---|---|---|---|---|\n",
+      kMostStretch);
   std::vector<Panel> panels;
   for (const double device_ms : {5.0, 20.0, 60.0}) {
     set("cost=0,0 inline=1");
@@ -367,8 +374,8 @@ double run_prototype() {
       OutputStage stage;
       stage.mode = OutputMode::kInt16;
       w = device->make_buffer(s.weights_size());
-      npu::pack_weights(variant, s, {s.n, s.k_bytes, zeros.data(), bias.data(), multiplier.data(), nullptr, stage, false},
-                        w.data());
+      npu::pack_weights(
+          variant, s, {s.n, s.k_bytes, zeros.data(), bias.data(), multiplier.data(), nullptr, stage, false}, w.data());
       w.to_device(s.weights_size());
     }
     std::vector<npu::Operation> stream = npu::token_set_up(variant);
@@ -388,12 +395,15 @@ double run_prototype() {
 }
 
 void print_dispatches(const std::shared_ptr<const Model>& model, double host_ms) {
-  printf("### Dispatches of a window, predicted (T = 120 us + 0.138 us per MMAC) and on the emulated device\n\n"
-         "| plan | dispatches | predicted, ms | measured, ms | x real time, windows one by one | in two slots | reaches |\n"
-         "|---|---|---|---|---|---|---|\n");
+  printf(
+      "### Dispatches of a window, predicted (T = 120 us + 0.138 us per MMAC) and on the emulated device\n\n"
+      "| plan | dispatches | predicted, ms | measured, ms | x real time, windows one by one | in two slots | reaches "
+      "|\n"
+      "|---|---|---|---|---|---|---|\n");
   const overlay::Variant& variant = overlay::kGemm8;
   set("cost=120,0.138");
-  const auto line = [&](const char* name, size_t dispatches, double predicted_ms, double measured_ms, const char* remark) {
+  const auto line = [&](const char* name, size_t dispatches, double predicted_ms, double measured_ms,
+                        const char* remark) {
     const double one_by_one = kWindowMs / (measured_ms + host_ms), two = kWindowMs / std::max(measured_ms, host_ms);
     std::string reaches;
     for (const int target : {100, 150, 200, 400}) {
@@ -413,7 +423,8 @@ void print_dispatches(const std::shared_ptr<const Model>& model, double host_ms)
     line(npu::name_of(*kind), static_cast<size_t>(plan.dispatches()) * kLayers, plan.predicted_us() * kLayers * 1e-3,
          best.in_commands(), "");
   }
-  printf("\nHost time for all: %.1f ms. 400x needs %.1f ms for the slower of device and host.\n\n", host_ms, kWindowMs / 400);
+  printf("\nHost time for all: %.1f ms. 400x needs %.1f ms for the slower of device and host.\n\n", host_ms,
+         kWindowMs / 400);
 }
 
 // Two commands that depend on each other: apart, or as a run list. (In one stream they are a single command.)
@@ -461,9 +472,10 @@ void print_run_lists() {
     list.execute();
     list.wait();
   });
-  printf("### Two dependent commands, empty, us (120 a command, assumed 60 for the second of a run list)\n\n"
-         "| apart | run list | one stream (fc1 and fc2 of the chained plan) |\n|---|---|---|\n| %.0f | %.0f | %.0f |\n\n", apart,
-         listed, single);
+  printf(
+      "### Two dependent commands, empty, us (120 a command, assumed 60 for the second of a run list)\n\n"
+      "| apart | run list | one stream (fc1 and fc2 of the chained plan) |\n|---|---|---|\n| %.0f | %.0f | %.0f |\n\n",
+      apart, listed, single);
 }
 
 }  // namespace

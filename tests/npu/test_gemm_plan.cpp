@@ -31,7 +31,8 @@ std::vector<Started> started(const std::vector<Operation>& operations, const ove
   std::vector<Started> tasks;
   for (size_t i = 2; i < operations.size(); ++i) {
     if (operations[i].kind == Operation::Kind::kWrite && operations[i].address == overlay::queue_address(channel)) {
-      tasks.push_back({operations[i - 2].payload, operations[i - 1].offset, operations[i - 1].argument, operations[i].value});
+      tasks.push_back(
+          {operations[i - 2].payload, operations[i - 1].offset, operations[i - 1].argument, operations[i].value});
     }
   }
   return tasks;
@@ -83,7 +84,8 @@ START_TEST(fc1_has_the_worked_descriptors) {
   assert_task(b[0], {0x8800, 0, 0xC0000000, 0x02000000, 0, 0x02000000}, w + 5 * 139264u, 1);
   for (unsigned mb = 0; mb < 2; ++mb) {
     assert_task(a[mb], {0x2000, 0x02000000, 0xC400007F, 0x0200001F, 0, 0x02000000}, mb * 131072u + 3 * 32768u, 3);
-    assert_task(c[mb], {0x2000, 0x01000000, 0xD00003FF, 0x020001FF, 0x0030007F, 0x02000000}, mb * 1048576u + 5 * 64u, 3);
+    assert_task(c[mb], {0x2000, 0x01000000, 0xD00003FF, 0x020001FF, 0x0030007F, 0x02000000}, mb * 1048576u + 5 * 64u,
+                3);
   }
 }
 END_TEST
@@ -182,8 +184,9 @@ END_TEST
 
 START_TEST(plans_are_compared_in_print) {
   const std::string text = compare_plans(overlay::kGemm8, 512, 2048, 512, 6);
-  for (const char* line : {"prototype     72 dispatches    10.42 ms a window", "chunked       54 dispatches     8.26 ms a window\n",
-                           "chained       18 dispatches     3.94 ms a window  <- fastest"}) {
+  for (const char* line :
+       {"prototype     72 dispatches    10.42 ms a window", "chunked       54 dispatches     8.26 ms a window\n",
+        "chained       18 dispatches     3.94 ms a window  <- fastest"}) {
     ck_assert_msg(text.find(line) != std::string::npos, "no '%s' in\n%s", line, text.c_str());
   }
 }

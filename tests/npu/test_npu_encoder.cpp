@@ -39,7 +39,9 @@ long control(const std::string& words) {
   return value;
 }
 
-void use_overlay(const std::string& name) { setenv("WHISPERXDNA2_OVERLAY", (overlays + "/" + name + ".xclbin").c_str(), 1); }
+void use_overlay(const std::string& name) {
+  setenv("WHISPERXDNA2_OVERLAY", (overlays + "/" + name + ".xclbin").c_str(), 1);
+}
 
 void set_up() {
   control("mode=fast");
@@ -432,12 +434,15 @@ END_TEST
 
 START_TEST(overlay_of_another_version_is_refused) {
   use_overlay("outdated");
-  assert_says(refusal(), ErrorCode::kUnsupported, "it is \"gemm8 version 0\", wanted is \"gemm8 version 1, tiles 64x128x64");
+  assert_says(refusal(), ErrorCode::kUnsupported,
+              "it is \"gemm8 version 0\", wanted is \"gemm8 version 1, tiles 64x128x64");
 }
 END_TEST
 
 START_TEST(first_generation_is_refused) {
-  const auto become = [](const char* device) { std::ofstream("/sys/bus/pci/devices/0000:c5:00.1/device") << device << "\n"; };
+  const auto become = [](const char* device) {
+    std::ofstream("/sys/bus/pci/devices/0000:c5:00.1/device") << device << "\n";
+  };
   become("0x1502");
   const Error error = refusal();
   become("0x17f0");
@@ -496,7 +501,8 @@ START_TEST(module_is_loaded_by_the_backend) {
     ck_assert(same(encode(*choice.encoder, *model, mel), on_cpu(model, mel)));
   }
   control("unplug");
-  ck_assert_str_eq(make_encoder(model, Backend::kAuto, Precision::kAuto, kThreads).encoder->describe().backend.c_str(), "cpu");
+  ck_assert_str_eq(make_encoder(model, Backend::kAuto, Precision::kAuto, kThreads).encoder->describe().backend.c_str(),
+                   "cpu");
 }
 END_TEST
 

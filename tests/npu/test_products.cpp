@@ -26,7 +26,9 @@ struct Problem {
 
   Problem(const PlannedProduct& p, int count, OutputMode mode, unsigned seed) : rows(count) {
     std::mt19937 random(seed);
-    const auto within = [&](int limit) { return static_cast<int>(random() % static_cast<unsigned>(2 * limit + 1)) - limit; };
+    const auto within = [&](int limit) {
+      return static_cast<int>(random() % static_cast<unsigned>(2 * limit + 1)) - limit;
+    };
     const bool wide = p.name == "fc2";
     weight.resize(static_cast<size_t>(p.in) * p.out);
     x.resize(static_cast<size_t>(rows) * p.in);

@@ -23,8 +23,14 @@ START_TEST(rows_are_quantized_as_defined) {
   for (float& v : x) v = normal(random);
   // Ties, the ends of the range and what is no number.
   for (int i = 0; i < 512; ++i) x[i] = static_cast<float>(i - 256) * 0.5f;
-  const float special[] = {1e30f, -1e30f, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-                           std::nanf(""), -0.0f, 127.5f, -127.5f};
+  const float special[] = {1e30f,
+                           -1e30f,
+                           std::numeric_limits<float>::infinity(),
+                           -std::numeric_limits<float>::infinity(),
+                           std::nanf(""),
+                           -0.0f,
+                           127.5f,
+                           -127.5f};
   std::copy(std::begin(special), std::end(special), x.begin() + 512);
   for (const float inverse_scale : {1.0f, 2.0f, 0.37f}) {
     std::vector<int8_t> q(kCount);
