@@ -36,6 +36,7 @@ groups=(build run model test)
 [[ " ${places[*]} " != *" host "* ]] || groups+=(examples pipelines)
 [[ " ${places[*]}" != *" debian13"* ]] || groups+=(debian13)
 [[ " ${places[*]} " != *" fuzz "* ]] || groups+=(fuzz)
+[[ " $* " != *" --full "* && " $* " != *" soak "* && " $* " != *" packages "* ]] || groups+=(packages)
 tools/install-deps "${groups[@]}"
 tools/fetch-model base
 tools/fetch-model tiny.en

@@ -272,11 +272,16 @@ int check(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  constexpr char kUsage[] = "Usage: whisperxdna2-check-npu [--plan] [MODEL]\n";
+  if (argc == 2 && std::strcmp(argv[1], "--help") == 0) {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
   const bool only_plan = argc > 1 && std::strcmp(argv[1], "--plan") == 0;
   const int arguments = argc - 1 - only_plan;
   const char* const model = arguments == 1 ? argv[argc - 1] : nullptr;
   if (arguments > 1 || (model && model[0] == '-')) {
-    fprintf(stderr, "usage: %s [--plan] [MODEL]\n", argv[0]);
+    std::fputs(kUsage, stderr);
     return 2;
   }
   try {
