@@ -66,7 +66,8 @@ static void print_stats(GstElement *recognizer) {
   gst_structure_get(stats, "windows", G_TYPE_UINT64, &windows, "encode-ms", G_TYPE_DOUBLE, &encoding, "decode-ms",
                     G_TYPE_DOUBLE, &decoding, NULL);
   g_printerr("%" G_GUINT64_FORMAT " windows on %s, %s: %.0f ms encoding, %.0f ms decoding\n", windows,
-             gst_structure_get_string(stats, "device"), gst_structure_get_string(stats, "precision"), encoding, decoding);
+             gst_structure_get_string(stats, "device"), gst_structure_get_string(stats, "precision"), encoding,
+             decoding);
   gst_structure_free(stats);
 }
 
