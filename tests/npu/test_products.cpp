@@ -8,6 +8,7 @@
 
 #include "kernels/arithmetic.h"
 #include "npu/gemm_plan.h"
+#include "tests/assert_text.h"
 #include "tests/device/array.h"
 
 using namespace whisperxdna2;
@@ -133,7 +134,7 @@ void compare(const overlay::Variant& variant, int test_case) {
   const int rows = kRows[length % 3];
   const LayerPlan plan = plan_layer(variant, d_model, 4 * d_model, rows, kind);
   Array array;
-  ck_assert_str_eq(array.load(std::string("overlay=") + variant.name + "\n").c_str(), "");
+  assert_text(array.load(std::string("overlay=") + variant.name + "\n"), "");
   const struct {
     const PlannedProduct* product;
     OutputMode mode;
@@ -175,7 +176,7 @@ START_TEST(chained_products_feed_each_other) {
   const LayerPlan chained = plan_layer(overlay::kGemm8, d, 4 * d, rows, PlanKind::kChained);
   const LayerPlan whole = plan_layer(overlay::kGemm8, d, 4 * d, rows, PlanKind::kWhole);
   Array array;
-  ck_assert_str_eq(array.load("overlay=gemm8\n").c_str(), "");
+  assert_text(array.load("overlay=gemm8\n"), "");
   const Problem first(whole.fc1, rows, OutputMode::kGelu14, 3), second(whole.fc2, rows, OutputMode::kInt16, 4);
   Buffers buffers;
   buffers.buffer[0] = a_rows(whole.fc1, first);

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "tests/assert_text.h"
 #include "whisper/backend.h"
 #include "whisper/error.h"
 
@@ -29,7 +30,7 @@ void use_module(const char* path) { setenv("WHISPERXDNA2_NPU_MODULE", path, 1); 
 START_TEST(cpu_is_taken_where_it_was_asked_for) {
   use_module(FAKE_NPU_MODULE);
   const BackendChoice choice = choose(Backend::kCpu);
-  ck_assert_str_eq(choice.encoder->describe().backend.c_str(), "cpu");
+  assert_text(choice.encoder->describe().backend, "cpu");
   ck_assert_str_eq(choice.fallback_reason.c_str(), "");
 }
 END_TEST
@@ -38,7 +39,7 @@ START_TEST(npu_is_taken_where_there_is_one) {
   use_module(FAKE_NPU_MODULE);
   for (Backend backend : {Backend::kNpu, Backend::kAuto}) {
     const BackendChoice choice = choose(backend);
-    ck_assert_str_eq(choice.encoder->describe().device.c_str(), "fake");
+    assert_text(choice.encoder->describe().device, "fake");
     ck_assert_str_eq(choice.fallback_reason.c_str(), "");
   }
 }
@@ -47,7 +48,7 @@ END_TEST
 START_TEST(auto_says_why_it_took_the_cpu) {
   use_module("/nonexistent/libwhisperxdna2-npu.so");
   const BackendChoice choice = choose(Backend::kAuto);
-  ck_assert_str_eq(choice.encoder->describe().backend.c_str(), "cpu");
+  assert_text(choice.encoder->describe().backend, "cpu");
   ck_assert_str_eq(choice.fallback_reason.c_str(),
                    "the NPU module is not installed (/nonexistent/libwhisperxdna2-npu.so): build with the XRT headers, or use "
                    "backend=cpu or backend=auto");
@@ -58,7 +59,7 @@ START_TEST(auto_takes_the_cpu_where_the_module_finds_no_npu) {
   use_module(FAKE_NPU_MODULE);
   setenv("FAKE_NPU", "absent", 1);
   const BackendChoice choice = choose(Backend::kAuto);
-  ck_assert_str_eq(choice.encoder->describe().backend.c_str(), "cpu");
+  assert_text(choice.encoder->describe().backend, "cpu");
   ck_assert_str_eq(choice.fallback_reason.c_str(), "no NPU on this machine");
 }
 END_TEST

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_features.h"
+#include "tests/assert_text.h"
 #include "tests/npy.h"
 #include "whisper/cpu_encoder.h"
 #include "whisper/encoder_schedule.h"
@@ -134,7 +135,7 @@ START_TEST(features_in_bf16_are_close_to_those_in_f32) {
   const std::vector<float> want = encode(*encoder(), mel, kPositions);
   const auto bf16 = [&](int threads) {
     const auto e = make_cpu_encoder(base(), Precision::kBF16, threads);
-    ck_assert_str_eq(e->describe().precision.c_str(), "bf16");
+    assert_text(e->describe().precision, "bf16");
     return encode(*e, mel, kPositions);
   };
   const std::vector<float> have = bf16(2);

@@ -23,7 +23,7 @@
 #include "whisper/quantize.h"
 #include "whisper/silent_tail.h"
 
-#include <check.h>  // last: its macro fail() is also a name in <ios>
+#include "tests/assert_text.h"  // last: it includes check.h, which defines fail()
 
 using namespace whisperxdna2;
 
@@ -257,7 +257,7 @@ START_TEST(encoder_is_made_once_and_then_read) {
   changed.layers[0].fc2.bias[0] ^= 1;
   const std::string other = serialize(changed, model->content_key);
   ck_assert(other != made);
-  ck_assert_str_eq(write_derived_at(quantized_encoder_path(*model, Place::kCache), other).c_str(), "");
+  assert_text(write_derived_at(quantized_encoder_path(*model, Place::kCache), other), "");
   ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == other);
   std::filesystem::remove_all(getenv("XDG_CACHE_HOME"));
 }
@@ -268,7 +268,7 @@ START_TEST(broken_encoder_in_the_cache_is_made_again) {
   const std::shared_ptr<const Model> model = make_fake_model();
   const std::string made = serialize(quantized_encoder(model, 2), model->content_key);
   for (const std::string& broken : {std::string("nonsense"), made.substr(0, made.size() - 1), "other" + made}) {
-    ck_assert_str_eq(write_derived_at(quantized_encoder_path(*model, Place::kCache), broken).c_str(), "");
+    assert_text(write_derived_at(quantized_encoder_path(*model, Place::kCache), broken), "");
     ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == made);
     ck_assert(read_derived_at(quantized_encoder_path(*model, Place::kCache)) == made);
   }
@@ -289,7 +289,7 @@ START_TEST(encoder_beside_the_model_goes_before_the_one_in_the_cache) {
   model->source = std::string(getenv("XDG_CACHE_HOME")) + "/model.bin";
   QuantizedEncoder encoder = quantized_encoder(model, 2);  // and in the cache
   encoder.layers[0].fc2.bias[0] ^= 1;
-  ck_assert_str_eq(store_quantized_encoder(encoder, *model, Place::kBesideModel).c_str(), "");
+  assert_text(store_quantized_encoder(encoder, *model, Place::kBesideModel), "");
   ck_assert(serialize(quantized_encoder(model, 2), model->content_key) == serialize(encoder, model->content_key));
   model->content_key = "other";  // the file beside it is foreign now
   ck_assert(serialize(quantized_encoder(model, 2), model->content_key) != serialize(encoder, model->content_key));
