@@ -108,6 +108,7 @@ struct Shared {
   // Of the slot whose commands follow each other closely: from a layer's out to the next one's qkv, between which the
   // processor has little to do. The other slot's attention lies beside it, instead of both slots' attentions.
   FairMutex turn;
+  std::atomic<int> windows{0};  // being encoded
   std::atomic<uint64_t> dispatches{0};
   std::mutex mutex;  // of what follows
   std::string device, firmware;
@@ -139,6 +140,11 @@ class NpuSchedule : public EncoderSchedule {
   bool encode(const SlottedEncoder::Window& w) {
     std::lock_guard<std::mutex> lock(running_);
     prepare(w.positions);
+    struct Counted {
+      std::atomic<int>& windows;
+      explicit Counted(std::atomic<int>& w) : windows(w) { ++windows; }
+      ~Counted() { --windows; }
+    } const counted(shared_.windows);
     const bool done = run(w.mel, w.positions, w.features, w.abandoned);
     if (turn_) turn_.unlock();  // where it was abandoned in its turn
     return done;
@@ -186,6 +192,13 @@ class NpuSchedule : public EncoderSchedule {
   }
 
  protected:
+  // While both slots have windows, half of the threads for each: a thread that wakes between two commands finds a
+  // processor.
+  int threads() const override {
+    const int all = EncoderSchedule::threads();
+    return shared_.windows > 1 ? (all + 1) / 2 : all;
+  }
+
   void int8_attention(int layer, int positions, const Workers& workers) override {
     const bool done = binding_ && attempt([&] {
       const PackedInt8Layer& l = weights().int8_layers[layer];

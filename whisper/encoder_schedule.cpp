@@ -177,7 +177,7 @@ std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<c
 
 bool EncoderSchedule::run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,
                           const Observer& observer) {
-  const Workers workers(threads_, &abandoned);
+  Workers workers(threads_, &abandoned);
   const size_t size = static_cast<size_t>(positions) * w_->dims.d_model;
   const bool bf16 = !w_->bf16_layers.empty();
   x_.resize(size);
@@ -190,6 +190,7 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
   show(Activation::kStem, -1, x_);
   for (int i = 0; i < w_->dims.n_encoder_layers && !abandoned; ++i) {
     const ProfileLayer profiled(i);
+    workers.threads = threads();
     if (bf16) {
       bf16_layer(i, positions, workers);
     } else if (w_->int8_layers.empty()) {

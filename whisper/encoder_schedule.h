@@ -95,6 +95,8 @@ class EncoderSchedule {
   // [positions][d_model]; a half changes it with its last product only, so that one that failed can be done again.
   virtual void int8_attention(int layer, int positions, const Workers& workers);
   virtual void int8_mlp(int layer, int positions, const Workers& workers);
+  // For each layer; a result does not depend on it.
+  virtual int threads() const { return threads_; }
   // qkv: rows of [3 d_model] -> normed_ [positions][d_model]
   void attend(const AttentionInput& qkv, int positions, const Workers& workers);
   const PackedEncoder& weights() const { return *w_; }
