@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """features, many-streams and compare-backends."""
+import os
 import re
 import subprocess
 import unittest
 
-from example import AUDIO, JFK, KENNEDY, TINY, ExampleTest, run
+from example import AUDIO, BUILD, JFK, KENNEDY, TINY, ExampleTest, example, run
 
 
 class Features(ExampleTest):
@@ -56,6 +57,20 @@ class CompareBackends(ExampleTest):
             self.assertEqual(int(count), len(KENNEDY.split()))
             self.assertLessEqual(int(differ), 4)  # punctuation
         self.assertRegex(out, r'(?m)^npu +int8 +(not here: .*NPU|\d)')
+
+    DEVICE = BUILD / 'tests' / 'device'
+
+    @unittest.skipUnless((DEVICE / 'gemm8.xclbin').exists(), 'no emulated NPU here: it needs the XRT headers')
+    def test_npu_beside_cpu(self):
+        """On the emulated NPU, whose numbers are the CPU's in int8."""
+        ran = subprocess.run([self.DEVICE / 'emulated-npu', 'mode=fast', '--', example('compare-backends'), JFK, '-p', TINY],
+                             env={**os.environ, 'WHISPERXDNA2_OVERLAY': str(self.DEVICE / 'gemm8.xclbin'),
+                                  'WHISPERXDNA2_NPU_MODULE': str(BUILD / 'npu' / 'libwhisperxdna2-npu.so')},
+                             capture_output=True, text=True, timeout=200)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        rows = re.findall(r'^(cpu|npu) +int8 .* (\d+) +(\d+)  \S', ran.stdout, re.M)
+        self.assertEqual([row[0] for row in rows], ['cpu', 'npu'], ran.stdout)
+        self.assertEqual(rows[0][1:], rows[1][1:])
 
 
 if __name__ == '__main__':
