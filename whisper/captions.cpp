@@ -15,8 +15,10 @@ constexpr int64_t kGrid = 160;  // windows start on the log-mel frame grid
 int64_t samples(double seconds) { return std::llround(seconds * kRate); }
 int64_t on_grid(int64_t sample) { return std::max<int64_t>(0, sample / kGrid * kGrid); }
 
-// Whether anything is said: about 100 ms is the shortest word.
-bool has_speech(const Signal& signal, int64_t from, int64_t to) { return signal.speech(from, to) >= 0.09; }
+constexpr double kShortestWord = 0.09;  // seconds of voice
+
+// Whether anything is said.
+bool has_speech(const Signal& signal, int64_t from, int64_t to) { return signal.speech(from, to) >= kShortestWord; }
 
 // Number of code points.
 size_t length(std::string_view text) {
@@ -134,9 +136,10 @@ void fit_to_voice(Word* word, const Signal& signal) {
   word->end = std::min(word->end, signal.voice_end(start, end) / kRate + kRelease);
 }
 
-bool is_invented(const std::vector<Word>& words, double speech, const Signal& signal) {
+bool is_invented(const std::vector<Word>& words, double speech, bool continues, const Signal& signal) {
   constexpr double kHardlyAny = 1.0;   // seconds of voice in the window
   constexpr double kNear = 0.3;        // alignment is wrong by this, at most
+  constexpr double kUnsure = 0.5, kImpossible = 0.1;  // mean probabilities
   // Subtitles that the training data had where nobody speaks; the second kind is said, too.
   static const std::vector<std::string_view> notes = {
       "music", "applause", "laughter", "silence", "blankaudio", "thanksforwatching",
@@ -156,11 +159,20 @@ bool is_invented(const std::vector<Word>& words, double speech, const Signal& si
     near_voice = near_voice || signal.voice_end(from, to) > from;
   }
   if (!near_voice) return true;
-  const bool unsure = log_probability < std::log(0.5) * static_cast<double>(words.size());
-  return speech < kHardlyAny && (marks_only(text) || one_of(notes, text) || (unsure && one_of(phrases, text)));
+  if (speech < kHardlyAny && marks_only(text)) return true;
+  if (continues) return false;
+  const double probability = std::exp(log_probability / static_cast<double>(words.size()));
+  return one_of(notes, text) || probability < kImpossible ||
+         (speech < kHardlyAny && probability < kUnsure && one_of(phrases, text));
 }
 
 namespace {
+
+// Whether words go on with what was said before them.
+bool continue_speech(const std::vector<Word>& words, const std::vector<Word>& before) {
+  constexpr double kSoon = 1.0;  // seconds
+  return !words.empty() && !before.empty() && words.front().start - before.back().end < kSoon;
+}
 
 // The constants were found on real speech with the base model; each says what it does. Lengths that depend on the window
 // are scaled with it below 10.24 s.
@@ -232,7 +244,8 @@ class ShortWindowPolicy : public CaptionPolicy {
         }
       }
     }
-    if (is_invented(r.words, signal.speech(std::max(cut_, heard.first), heard.end()), signal)) {
+    if (is_invented(r.words, signal.speech(std::max(cut_, heard.first), heard.end()),
+                    continue_speech(r.words, committed_), signal)) {
       d.invented = static_cast<int>(r.words.size());
       r.words.clear();
     }
@@ -448,17 +461,26 @@ class LivePolicy : public CaptionPolicy {
     }
     if (!r.words.empty()) r.words.back().end = r.words.back().start + likely_duration(r.words.back());
     for (Word& w : r.words) fit_to_voice(&w, signal);
+    if (committed_.empty()) drop_repeated(&r.words);
     const double speech = signal.speech(std::max(first_, cut_), window.end());
-    if (is_invented(r.words, speech, signal)) {
+    if (is_invented(r.words, speech, continue_speech(r.words, committed_), signal)) {
       d.invented = static_cast<int>(r.words.size());
       r.words.clear();
     } else if (r.words.empty() && !committed_.empty() &&
-               (complete ? speech > kPassedOver : window.end() - cut_ > samples(kDeaf))) {
-      // Speech, but no words: the prefix can silence the decoder. Hear it afresh from the pause after the last word.
-      const int64_t from = std::max(cut_ - samples(0.2), samples(committed_.back().start + 0.15));
-      int64_t to = from + samples(hypothesis_.empty() ? 0.4 : 1.1);
-      if (!hypothesis_.empty()) to = std::max(from, std::min(to, samples(hypothesis_.front().start)));
+               (complete ? speech >= kShortestWord : window.end() - cut_ > samples(kDeaf))) {
+      // Speech, but no words: the prefix can silence the decoder. Hear it afresh from the pause after the last word,
+      // and before what was heard next, or else what is voiced next.
+      const Word& last = committed_.back();
+      int64_t from = std::max(cut_ - samples(0.2), samples(std::min(last.start + 0.15, last.end)));
+      int64_t to = from + samples(1.1);
+      if (!hypothesis_.empty()) {
+        to = std::min(to, samples(hypothesis_.front().start));
+      } else {
+        to = voiced(cut_, cut_ + samples(0.1), signal) ? cut_ : signal.voice_begin(cut_, to);
+      }
+      from = std::min(from, to);
       first_ = std::max(first_, on_grid(signal.quietest(from, std::min(window.end(), to))));
+      before_first_ = std::move(committed_);
       committed_.clear();
       hypothesis_.clear();
       finished_ = false;
@@ -489,6 +511,7 @@ class LivePolicy : public CaptionPolicy {
     std::vector<Word> words = std::move(hypothesis_);
     hypothesis_.clear();
     committed_.clear();
+    before_first_.clear();
     first_ = cut_ = edge_ = std::max(edge_, on_grid(sample));
     return words;
   }
@@ -497,10 +520,14 @@ class LivePolicy : public CaptionPolicy {
   static constexpr int64_t kStep = 800;     // edges lie on multiples of 50 ms
   static constexpr double kRoom = 0.64;     // the window is moved when less than this is left of it
   static constexpr double kGuard = 0.3;     // words closer to the live edge may still be half said
-  static constexpr float kSure = 0.6f;      // a probability that needs no confirmation
+  static constexpr float kSure = 0.6f;      // a probability that needs no confirmation,
+  static constexpr float kSureAtEdge = 0.7f;     // and for words after which little was heard, be it a pause
+  static constexpr double kRightContext = 0.8;
   static constexpr double kKeep = 2.0;      // left context when the window moves
-  static constexpr double kDeaf = 2.0;      // speech without words for longer than this is heard afresh,
-  static constexpr double kPassedOver = 0.5;  // and before a pause this much of it
+  static constexpr double kDeaf = 2.0;      // speech without words for longer than this is heard afresh, and before a
+                                            // pause all speech is
+  static constexpr double kSeam = 0.5;      // what the window begun then hears so soon may be words before it again,
+  static constexpr size_t kLongestSeam = 5;  // so many
   static constexpr double kOnset = 0.5;     // audio kept before speech sets in
   static constexpr double kForget = 2.0;    // silence after which what was said before is no context
   static constexpr double kBreath = 0.2;    // silence that may become a pause; a decode waits for that,
@@ -548,7 +575,9 @@ class LivePolicy : public CaptionPolicy {
     while (keep < words.size() && (complete || words[keep].end <= edge - kGuard)) {
       const Word& w = words[keep];
       const bool confirmed = keep < hypothesis_.size() && folded(hypothesis_[keep].text) == folded(w.text);
-      const bool sure = !doubt && (w.probability >= kSure || confirmed || overload_ == Overload::kOneDecode);
+      const float enough = w.end <= edge - kRightContext ? kSure : kSureAtEdge;
+      const bool sure = !doubt && (w.probability >= enough || confirmed || marks_only(w.text) ||
+                                   overload_ == Overload::kOneDecode);
       if (!sure && w.end > due) break;
       *forced += !sure;
       ++keep;
@@ -556,8 +585,21 @@ class LivePolicy : public CaptionPolicy {
     return keep;
   }
 
+  // Takes away what a window that was begun afresh hears again of the words before it.
+  void drop_repeated(std::vector<Word>* words) const {
+    if (words->empty() || before_first_.empty() || words->front().start > before_first_.back().end + kSeam) return;
+    for (size_t n = std::min({kLongestSeam, words->size(), before_first_.size()}); n > 0; --n) {
+      if (std::equal(words->begin(), words->begin() + n, before_first_.end() - n,
+                     [](const Word& a, const Word& b) { return folded(a.text) == folded(b.text); })) {
+        words->erase(words->begin(), words->begin() + n);
+        return;
+      }
+    }
+  }
+
   void commit(const std::vector<Word>& words) {
     if (words.empty()) return;
+    before_first_.clear();
     committed_.insert(committed_.end(), words.begin(), words.end());
     cut_ = std::max(cut_, samples(words.back().end));
   }
@@ -585,6 +627,7 @@ class LivePolicy : public CaptionPolicy {
   int64_t edge_ = 0, before_ = 0;  // audio heard so far, and before the window at hand
   int64_t cut_ = 0;               // audio before this is final
   std::vector<Word> committed_;   // since first_
+  std::vector<Word> before_first_;  // committed before a window that was begun afresh, until it has committed words
   std::vector<Word> hypothesis_;  // heard last, after the committed words
   std::vector<Word> forced_;      // committed by a move of the window, to be returned by the next decision
   Overload overload_ = Overload::kNone;
@@ -616,6 +659,10 @@ class LongWindowPolicy : public CaptionPolicy {
       w.start += window.first / kRate;
       w.end += window.first / kRate;
       fit_to_voice(&w, signal);
+    }
+    if (is_invented(r.words, signal.speech(window.first, window.end()), false, signal)) {
+      d.invented = static_cast<int>(r.words.size());
+      r.words.clear();
     }
     d.words = std::move(r.words);
     seek_ = std::min(window.end(), std::max(seek_ + samples(0.02), on_grid(window.first + samples(r.resume))));

@@ -128,9 +128,10 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end);
 // Puts the ends of a word where its voice is: alignment gives the silence around words to one of them.
 void fit_to_voice(Word* word, const Signal& signal);
 
-// Whether words can only have been invented: nothing is voiced where they are said to be, or they are one of the phrases
-// that Whisper makes of music and noise, and hardly anything is voiced in the window (`speech`, seconds).
-bool is_invented(const std::vector<Word>& words, double speech, const Signal& signal);
+// Whether words can only have been invented: nothing is voiced where they are said to be; or they do not continue what
+// was said just before (`continues`) and are captions of music and noise, or phrases that Whisper makes of those where
+// hardly anything is voiced in the window (`speech`, seconds), or next to impossible.
+bool is_invented(const std::vector<Word>& words, double speech, bool continues, const Signal& signal);
 
 constexpr double kLongestCaption = 7.0;  // seconds
 

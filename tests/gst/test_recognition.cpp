@@ -404,7 +404,7 @@ GST_START_TEST(test_live_text_comes_while_it_is_said) {
     memcpy(samples.data(), wav.data(), samples.size() * 2);
   }
   Run run("appsrc name=source is-live=true format=time min-latency=0 "
-          "caps=audio/x-raw,format=S16LE,rate=16000,channels=1,layout=interleaved ! whisperxdna2enc name=enc beam-size=5");
+          "caps=audio/x-raw,format=S16LE,rate=16000,channels=1,layout=interleaved ! whisperxdna2enc name=enc");
   GstElement* source = gst_bin_get_by_name(GST_BIN(run.pipeline()), "source");
   GstElement* enc = gst_bin_get_by_name(GST_BIN(run.pipeline()), "enc");
   run.state(GST_STATE_PLAYING);

@@ -95,7 +95,7 @@ struct ScriptedSignal : Signal {
     double least = 1e9;
     for (int64_t c = from; c <= to; c += 160) {
       const double loud = spoken(c / kRate - 0.08, c / kRate + 0.08);
-      if (loud < least) {
+      if (loud < least - 1e-6) {  // rounding decides nothing
         least = loud;
         best = c;
       }
@@ -402,14 +402,23 @@ END_TEST
 namespace {
 
 // What a live recognizer may do wrong: cut words and words close to the live edge come out as something else each time,
-// without confidence; decodes loop.
+// without confidence; decodes loop; a forced prefix silences it; without one, it makes a word of the end of another.
 struct Unreliable {
   ScriptedRecognizer honest;
-  double misheard = 0.3, loop = 0.1;
+  double misheard = 0.3, loop = 0.1, silenced = 0.05, repeated = 0.5;
 
   Recognition operator()(const AudioWindow& window, int positions, const std::vector<int>& prefix) {
     std::uniform_real_distribution<double> chance(0, 1);
     Recognition r = honest(window, positions, prefix);
+    if (!prefix.empty() && chance(honest.random) < silenced) r.words.clear();
+    for (const Word& w : honest.script.words) {
+      const double from = window.first / kRate;
+      if (!prefix.empty() || w.start > from - 0.01 || w.end < from - 0.05 || chance(honest.random) > repeated) continue;
+      Word again = w;
+      again.start = 0;
+      again.end = std::max(0.05, w.end - from);
+      r.words.insert(r.words.begin(), again);
+    }
     for (Word& w : r.words) {
       const bool close = w.end > window.count / kRate - 0.45;
       if ((close && !window.last && chance(honest.random) < misheard) || w.text.back() == '~') {
@@ -573,19 +582,24 @@ START_TEST(words_that_nobody_can_have_said_are_invented) {
   Script script;
   script.words = {word("voice", 2.0, 2.6)};
   const ScriptedSignal signal(script);
-  const auto invented = [&](const std::string& text, double start, double speech, float probability = 0.9f) {
+  const auto invented = [&](const std::string& text, double start, double speech, float probability = 0.9f,
+                            bool continues = false) {
     Word w = word(text, start, start + 0.3);
     w.probability = probability;
-    return is_invented({w}, speech, signal);
+    return is_invented({w}, speech, continues, signal);
   };
   ck_assert(invented("hello", 5.0, 3.0));        // no voice there
   ck_assert(!invented("hello", 2.1, 0.6));
   ck_assert(invented("Music", 2.1, 0.6));
-  ck_assert(!invented("Music", 2.1, 3.0));       // somebody talks about it
+  ck_assert(invented("Music", 2.1, 3.0));        // sung
+  ck_assert(!invented("music.", 2.1, 0.6, 0.9f, true));  // somebody talks about it
   ck_assert(!invented("Okay.", 2.1, 0.6));       // is said
   ck_assert(invented("Okay.", 2.1, 0.6, 0.3f));
+  ck_assert(!invented("okay.", 2.1, 0.6, 0.3f, true));
+  ck_assert(invented("hello", 2.1, 3.0, 0.05f));
+  ck_assert(!invented("hello", 2.1, 3.0, 0.2f));
   ck_assert(invented("\u266a", 2.1, 0.6));
-  ck_assert(!is_invented({}, 0, signal));
+  ck_assert(!is_invented({}, 0, false, signal));
 }
 END_TEST
 
@@ -818,7 +832,6 @@ int main() {
   tcase_add_test(policy, long_windows_continue_where_the_recognizer_says);
   suite_add_tcase(suite, policy);
   tcase_add_test(policy, live_captions_return_every_word_once_and_in_time);
-  tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
   tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
   tcase_add_test(policy, ten_thousand_live_scripts_keep_every_word_once_in_order_and_in_time);
   tcase_add_test(policy, a_slow_machine_does_less_but_keeps_every_word_and_a_bounded_delay);
