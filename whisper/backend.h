@@ -26,7 +26,7 @@ struct BackendChoice {
 // with this signature and with Encoder, Model or Precision, so that a module of another version is not called.
 using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, Precision precision, int threads,
                                             bool cpu_may_finish);
-constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_2";
+constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_3";
 
 // Throws Error; with kNpu and no usable NPU it says what is missing and what to do. Only kAuto may choose the CPU.
 // progress, cancel: as make_cpu_encoder().
