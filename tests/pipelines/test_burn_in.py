@@ -105,6 +105,14 @@ class Pattern(ExampleTest):
         ran = run('burn-in', '/nowhere.mp4')
         self.assertIn('/nowhere.mp4', ran.stderr)
 
+    def test_nothing_is_left_of_a_failure(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / 'out.mkv'
+            ran = run('burn-in', JFK, '-o', out, '-p', 'model-path=/nowhere')
+            self.assertEqual(ran.returncode, 1)
+            self.assertIn('/nowhere', ran.stderr)
+            self.assertFalse(out.exists())
+
 
 if __name__ == '__main__':
     unittest.main()
