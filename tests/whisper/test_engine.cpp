@@ -1,16 +1,20 @@
 // The engine's windows, queues and threads, with an encoder that takes its time, fails or hangs on demand.
-#include <check.h>
-
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <thread>
+
+#include <unistd.h>
 
 #include "tests/fake_encoder.h"
 #include "tests/fake_model.h"
 #include "tests/npy.h"
 #include "whisper/engine.h"
+
+#include <check.h>  // last: it defines macros with names such as fail
 
 using namespace whisperxdna2;
 using std::chrono::milliseconds;
@@ -314,6 +318,49 @@ START_TEST(live_audio_is_kept_where_that_is_wanted) {
 }
 END_TEST
 
+namespace {
+
+double resident_mb() {
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> pages;
+  return static_cast<double>(pages) * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1e6;
+}
+
+}  // namespace
+
+// Speech and pauses without end, in simulated time: 60 s, or WHISPERXDNA2_LIVE_SECONDS.
+START_TEST(live_audio_takes_no_more_memory_the_longer_it_lasts) {
+  constexpr double kAllowed = 4;  // MB
+  const char* wanted = getenv("WHISPERXDNA2_LIVE_SECONDS");
+  const int steps = 10 * (wanted ? atoi(wanted) : 60);
+  const Npy<int16_t> jfk = load_npy<int16_t>("dsp/jfk.npy");
+  EngineOptions o;
+  o.output = Output::kWords;
+  o.language = "en";
+  o.live = LiveOptions();
+  o.live->max_lag = 0;
+  Engine engine(o, model(), std::make_unique<FakeEncoder>(80, 64));
+  std::thread consumer([&] {
+    while (engine.next().kind == Result::Kind::kSegments) {
+    }
+  });
+  double after_a_third = 0;
+  for (int step = 0; step < steps; ++step) {
+    float x[1600] = {};
+    const size_t at = static_cast<size_t>(step % 150) * 1600;  // 11 s of speech, 4 s of silence
+    for (size_t i = 0; i < 1600 && at + i < jfk.data.size(); ++i) x[i] = jfk.data[at + i] / 32768.0f;
+    engine.push(x, 1600);
+    while (!engine.stats().idle) std::this_thread::sleep_for(milliseconds(1));
+    if (step == steps / 3) after_a_third = resident_mb();
+  }
+  const double grown = resident_mb() - after_a_third;
+  engine.drain();
+  consumer.join();
+  ck_assert_uint_gt(engine.stats().windows, steps / 20);
+  ck_assert_msg(grown < kAllowed, "%.1f MB more after %d s", grown, steps / 10);
+}
+END_TEST
+
 START_TEST(an_empty_stream_drains_at_once) {
   Rig rig(Output::kCaptions);
   rig.engine->drain();
@@ -430,6 +477,8 @@ int main() {
   Suite* suite = suite_create("engine");
   TCase* tc = tcase_create("engine");
   tcase_set_timeout(tc, 60);
+  TCase* endless = tcase_create("endless");
+  tcase_set_timeout(endless, 3600);
   tcase_add_test(tc, features_come_as_consecutive_windows_with_the_valid_part_of_the_last);
   tcase_add_test(tc, features_do_not_depend_on_how_samples_are_pushed);
   tcase_add_test(tc, both_slots_are_used_at_once);
@@ -442,6 +491,7 @@ int main() {
   tcase_add_test(tc, live_audio_that_waits_too_long_is_given_up);
   tcase_add_test(tc, live_audio_is_kept_where_that_is_wanted);
   tcase_add_test(tc, an_empty_stream_drains_at_once);
+  tcase_add_test(endless, live_audio_takes_no_more_memory_the_longer_it_lasts);
   tcase_add_test(tc, silence_costs_no_encoding_and_gives_no_words);
   tcase_add_test(tc, captions_settle_up_to_the_end);
   tcase_add_test(tc, bad_samples_count_as_silence);
@@ -450,6 +500,7 @@ int main() {
   tcase_add_test(tc, an_unknown_language_is_named);
   tcase_add_test(tc, impossible_windows_and_beams_are_refused);
   suite_add_tcase(suite, tc);
+  suite_add_tcase(suite, endless);
   SRunner* runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);
   const int failed = srunner_ntests_failed(runner);
