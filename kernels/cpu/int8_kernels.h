@@ -38,7 +38,7 @@ struct Int8GemmTask {
   void* y;
   ptrdiff_t y_stride;  // in elements
 };
-constexpr int kInt8TaskRows = 66;
+constexpr int kInt8TaskRows = 96;
 constexpr int kInt8ScratchPerInput = 3 * kInt8TaskRows + 8;
 
 struct Int8Kernels {

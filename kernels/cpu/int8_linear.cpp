@@ -8,7 +8,7 @@ namespace whisperxdna2 {
 namespace {
 
 // A window makes some dozens of tasks, so that two threads end together, and the weights of one stay in the second cache.
-constexpr int kTaskColumns = 512;
+constexpr int kTaskColumns = 256;
 
 }  // namespace
 
