@@ -102,6 +102,26 @@ class Run {
 
   std::string text() { return normalized(text_); }
   std::string raw() { return text_; }
+  // Code in the language tag of the source pad of an element; empty where there is none.
+  std::string language(const char* name) {
+    GstElement* element = gst_bin_get_by_name(GST_BIN(pipeline_), name);
+    GstPad* src = gst_element_get_static_pad(element, "src");
+    GstEvent* event = gst_pad_get_sticky_event(src, GST_EVENT_TAG, 0);
+    std::string result;
+    GstTagList* tags;
+    gchar* code;
+    if (event) {
+      gst_event_parse_tag(event, &tags);
+      if (gst_tag_list_get_string(tags, GST_TAG_LANGUAGE_CODE, &code)) {
+        result = code;
+        g_free(code);
+      }
+      gst_event_unref(event);
+    }
+    gst_object_unref(src);
+    gst_object_unref(element);
+    return result;
+  }
   int buffers() const { return buffers_; }  // that came so far; any thread
   // Text and messages so far, an EOS of the playback that a seek ended among them.
   void forget() {
@@ -217,18 +237,21 @@ GST_START_TEST(test_japanese_and_chinese) {
   ck_assert_int_ge(g_utf8_strlen(text.c_str(), -1), spoken.characters);
   ck_assert_int_ge(run.buffers(), spoken.unit == std::string("word") ? spoken.characters / 2 : 1);
 
-  GstElement* enc = gst_bin_get_by_name(GST_BIN(run.pipeline()), "enc");
-  GstPad* src = gst_element_get_static_pad(enc, "src");
-  GstEvent* event = gst_pad_get_sticky_event(src, GST_EVENT_TAG, 0);
-  GstTagList* tags;
-  gchar* code;
-  gst_event_parse_tag(event, &tags);
-  ck_assert(gst_tag_list_get_string(tags, GST_TAG_LANGUAGE_CODE, &code));
-  fail_unless(spoken.code == std::string(code), "%s", code);
-  g_free(code);
-  gst_event_unref(event);
-  gst_object_unref(src);
-  gst_object_unref(enc);
+  ck_assert_str_eq(run.language("enc").c_str(), spoken.code);
+}
+GST_END_TEST;
+
+// English with its blanks, and called English, whatever was spoken.
+GST_START_TEST(test_translation_is_english) {
+  Run run("filesrc location=" + std::string(g_getenv("WHISPERXDNA2_TEST_DATA")) +
+          "/gst/common_voice_ja_24511055.flac ! flacparse ! flacdec ! audioconvert ! audioresample ! whisperxdna2enc name=enc "
+          "translate=true output-unit=word");
+  run.assert_plays();
+  fail_unless(run.raw().find("camp") != std::string::npos, "%s", run.raw().c_str());
+  fail_unless(g_str_is_ascii(run.raw().c_str()), "%s", run.raw().c_str());
+  ck_assert_int_ge(run.buffers(), 6);
+  ck_assert_int_le(run.buffers(), 20);
+  ck_assert_str_eq(run.language("enc").c_str(), "en");
 }
 GST_END_TEST;
 
@@ -536,6 +559,7 @@ static Suite* recognition_suite(void) {
   tcase_add_test(tc, test_eight_channels_at_96_khz);
   tcase_add_test(tc, test_features_of_the_base_model);
   tcase_add_loop_test(tc, test_japanese_and_chinese, 0, G_N_ELEMENTS(kSpoken));
+  tcase_add_test(tc, test_translation_is_english);
   tcase_add_test(tc, test_empty_file);
   tcase_add_loop_test(tc, test_next_to_nothing_is_no_text_and_no_error, 0, G_N_ELEMENTS(kFewSamples));
   tcase_add_loop_test(tc, test_what_is_no_speech_is_no_text_and_costs_nothing, 0, G_N_ELEMENTS(kNoSpeech));
