@@ -330,7 +330,6 @@ double resident_mb() {
 
 // Speech and pauses without end, in simulated time: 60 s, or WHISPERXDNA2_LIVE_SECONDS.
 START_TEST(live_audio_takes_no_more_memory_the_longer_it_lasts) {
-  constexpr double kAllowed = 4;  // MB
   const char* wanted = getenv("WHISPERXDNA2_LIVE_SECONDS");
   const int steps = 10 * (wanted ? atoi(wanted) : 60);
   const Npy<int16_t> jfk = load_npy<int16_t>("dsp/jfk.npy");
@@ -353,11 +352,13 @@ START_TEST(live_audio_takes_no_more_memory_the_longer_it_lasts) {
     while (!engine.stats().idle) std::this_thread::sleep_for(milliseconds(1));
     if (step == steps / 3) after_a_third = resident_mb();
   }
-  const double grown = resident_mb() - after_a_third;
+  [[maybe_unused]] const double grown = resident_mb() - after_a_third;
   engine.drain();
   consumer.join();
   ck_assert_uint_gt(engine.stats().windows, steps / 20);
-  ck_assert_msg(grown < kAllowed, "%.1f MB more after %d s", grown, steps / 10);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what was given back
+  ck_assert_msg(grown < 4, "%.1f MB more after %d s", grown, steps / 10);
+#endif
 }
 END_TEST
 
