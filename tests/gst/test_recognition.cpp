@@ -237,7 +237,8 @@ GST_START_TEST(test_japanese_and_chinese) {
   ck_assert_int_ge(g_utf8_strlen(text.c_str(), -1), spoken.characters);
   ck_assert_int_ge(run.buffers(), spoken.unit == std::string("word") ? spoken.characters / 2 : 1);
 
-  ck_assert_str_eq(run.language("enc").c_str(), spoken.code);
+  const std::string code = run.language("enc");
+  ck_assert_str_eq(code.c_str(), spoken.code);
 }
 GST_END_TEST;
 
@@ -251,7 +252,8 @@ GST_START_TEST(test_translation_is_english) {
   fail_unless(g_str_is_ascii(run.raw().c_str()), "%s", run.raw().c_str());
   ck_assert_int_ge(run.buffers(), 6);
   ck_assert_int_le(run.buffers(), 20);
-  ck_assert_str_eq(run.language("enc").c_str(), "en");
+  const std::string code = run.language("enc");
+  ck_assert_str_eq(code.c_str(), "en");
 }
 GST_END_TEST;
 
