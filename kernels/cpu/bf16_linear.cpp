@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/cpu/gemm_tasks.h"
+
 namespace whisperxdna2 {
 namespace {
 
-// As those of linear.cpp: some dozens of tasks of a window, whose rows of x stay in the second cache.
-constexpr int kTaskRows = 98;
-constexpr int kTaskColumns = 256;
+constexpr int kTaskRows = 98;  // of x: they stay in the second cache
 
 }  // namespace
 
@@ -27,22 +27,18 @@ BF16Linear::BF16Linear(const float* weight, const float* bias, int out, int in, 
 
 void bf16_linear(const BF16Linear& w, const uint16_t* x, ptrdiff_t x_stride, int rows, void* y, ptrdiff_t y_stride,
                  bool y_is_bf16, Epilogue epilogue, const Workers& workers, const BF16Kernels& kernels) {
-  const int panels = w.out_ / kernels.panel;
-  const int panels_per_task = std::max(1, kTaskColumns / kernels.panel);
-  const int row_tasks = (rows + kTaskRows - 1) / kTaskRows;
-  const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
   const ptrdiff_t y_row = y_stride * static_cast<ptrdiff_t>(y_is_bf16 ? sizeof(uint16_t) : sizeof(float));
-  ThreadPool::instance().parallel_for(workers, row_tasks * column_tasks, [&](int i) {
-    const int row = i / column_tasks * kTaskRows;
+  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kernels.panel,
+                 [&](int row, int count, int first_panel, int last_panel) {
     BF16GemmTask t{};
     t.a = x + row * x_stride;
     t.a_stride = x_stride;
-    t.rows = std::min(kTaskRows, rows - row);
+    t.rows = count;
     t.b = w.panels_.data();
     t.k = w.in_;
     t.n = w.out_;
-    t.first_panel = i % column_tasks * panels_per_task;
-    t.last_panel = std::min(panels, t.first_panel + panels_per_task);
+    t.first_panel = first_panel;
+    t.last_panel = last_panel;
     t.bias = w.bias_.empty() ? nullptr : w.bias_.data();
     t.y = static_cast<uint8_t*>(y) + row * y_row;
     t.y_stride = y_stride;

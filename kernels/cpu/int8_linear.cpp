@@ -4,13 +4,9 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "kernels/cpu/gemm_tasks.h"
+
 namespace whisperxdna2 {
-namespace {
-
-// A window makes some dozens of tasks, so that two threads end together, and the weights of one stay in the second cache.
-constexpr int kTaskColumns = 256;
-
-}  // namespace
 
 Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
     : out_(l.out),
@@ -44,21 +40,17 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
 
 void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
                  const Int8Kernels& kernels) {
-  const int panels = l.out_ / kernels.panel;
-  const int panels_per_task = kTaskColumns / kernels.panel;
-  const int row_tasks = (rows + kInt8TaskRows - 1) / kInt8TaskRows;
-  const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
   const size_t y_size = l.stage_.mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
-  ThreadPool::instance().parallel_for(workers, row_tasks * column_tasks, [&](int i) {
-    const int row = i / column_tasks * kInt8TaskRows;
+  for_gemm_tasks(workers, rows, kInt8TaskRows, l.out_, kernels.panel,
+                 [&](int row, int count, int first_panel, int last_panel) {
     Int8GemmTask t{};
     t.a_stride = static_cast<ptrdiff_t>(l.in_ * element_size(l.format_));
     t.a = static_cast<const uint8_t*>(x) + row * t.a_stride;
-    t.rows = std::min(kInt8TaskRows, rows - row);
+    t.rows = count;
     t.b = l.panels_.data();
     t.k = l.in_;
-    t.first_panel = i % column_tasks * panels_per_task;
-    t.last_panel = std::min(panels, t.first_panel + panels_per_task);
+    t.first_panel = first_panel;
+    t.last_panel = last_panel;
     t.start = l.start_.data();
     thread_local AlignedVector<uint8_t> scratch;
     if (!l.weight_sum_.empty()) {

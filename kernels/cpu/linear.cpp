@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/gemm_tasks.h"
 
 namespace whisperxdna2 {
 namespace {
 
-// A task covers this many rows and columns: its rows of x stay in the second cache, and a window makes some dozens of
-// tasks, so that two threads end together.
-constexpr int kTaskRows = 96;
-constexpr int kTaskColumns = 256;
+constexpr int kTaskRows = 96;  // of x: they stay in the second cache
 
 }  // namespace
 
@@ -30,21 +28,17 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int out, int 
 
 void linear(const PackedLinear& w, const float* x, ptrdiff_t x_stride, int rows, float* y, ptrdiff_t y_stride,
             Epilogue epilogue, const Workers& workers, const F32Kernels& kernels) {
-  const int panels = (w.out_ + kernels.panel - 1) / kernels.panel;
-  const int panels_per_task = std::max(1, kTaskColumns / kernels.panel);
-  const int row_tasks = (rows + kTaskRows - 1) / kTaskRows;
-  const int column_tasks = (panels + panels_per_task - 1) / panels_per_task;
-  ThreadPool::instance().parallel_for(workers, row_tasks * column_tasks, [&](int i) {
-    const int row = i / column_tasks * kTaskRows;
+  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kernels.panel,
+                 [&](int row, int count, int first_panel, int last_panel) {
     GemmTask t{};
     t.a = x + row * x_stride;
     t.a_stride = x_stride;
-    t.rows = std::min(kTaskRows, rows - row);
+    t.rows = count;
     t.b = w.panels_.data();
     t.k = w.in_;
     t.n = w.out_;
-    t.first_panel = i % column_tasks * panels_per_task;
-    t.last_panel = std::min(panels, t.first_panel + panels_per_task);
+    t.first_panel = first_panel;
+    t.last_panel = last_panel;
     t.bias = w.bias_.empty() ? nullptr : w.bias_.data();
     t.y = y + row * y_stride;
     t.y_stride = y_stride;
