@@ -1,17 +1,19 @@
 #include "whisper/decoder_network.h"
 
 #include <algorithm>
-#include <chrono>
-#include <map>
-#include <mutex>
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/f32_kernels.h"
 #include "kernels/cpu/gemv.h"
 #include "kernels/cpu/linear.h"
-#include "whisper/error.h"
+#include "whisper/prepared.h"
 
 namespace whisperxdna2 {
+namespace {
+
+constexpr char kStopped[] = "preparing the decoder was stopped";
+
+}  // namespace
 
 struct DecoderNorm {
   explicit DecoderNorm(const LayerNorm& n) : gain(n.gain.to_f32()), bias(n.bias.to_f32()) {}
@@ -136,7 +138,7 @@ struct DecoderWeights {
       const int out = m->w.out, in = m->w.in;
       // From the file and in pieces: the wider form of all the matrices is never in memory.
       m->stored->each_chunk([&](int64_t first, int64_t count, const float* values) {
-        if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the decoder was stopped");
+        if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, kStopped);
         const int row = static_cast<int>(first / in);
         const MatrixView chunk{MatrixType::kF32, values, static_cast<int>(count / in), in};
         const int n = (chunk.out + kInt8PanelRows - 1) / kInt8PanelRows;
@@ -158,23 +160,12 @@ struct DecoderWeights {
 
 namespace {
 
-// The decoders of a model share what is prepared from it, while one of them lives.
+// The decoders of a model share what is prepared from it.
 std::shared_ptr<const DecoderWeights> shared_weights(const std::shared_ptr<const Model>& model, bool int8, int threads,
-                                                      const std::atomic<bool>* cancel) {
-  static std::timed_mutex mutex;  // held while preparing, so that a second thread waits for the first one
-  static std::map<std::weak_ptr<const Model>, std::weak_ptr<const DecoderWeights>, std::owner_less<>> known[2];
-  std::unique_lock<std::timed_mutex> lock(mutex, std::defer_lock);
-  while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
-    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the decoder was stopped");
-  }
-  auto& of_kind = known[int8];
-  for (auto it = of_kind.begin(); it != of_kind.end();) it = it->second.expired() ? of_kind.erase(it) : std::next(it);
-  if (const auto it = of_kind.find(model); it != of_kind.end()) {
-    if (auto w = it->second.lock()) return w;
-  }
-  auto w = std::make_shared<const DecoderWeights>(*model, int8, threads, cancel);
-  of_kind[model] = w;
-  return w;
+                                                     const std::atomic<bool>* cancel) {
+  static Prepared<DecoderWeights> weights[2];
+  return weights[int8].get(
+      model, [&] { return std::make_shared<const DecoderWeights>(*model, int8, threads, cancel); }, kStopped, cancel);
 }
 
 }  // namespace

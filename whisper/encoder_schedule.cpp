@@ -1,12 +1,10 @@
 #include "whisper/encoder_schedule.h"
 
 #include <algorithm>
-#include <chrono>
-#include <mutex>
 
 #include "kernels/cpu/profile.h"
 #include "whisper/encoder.h"
-#include "whisper/error.h"
+#include "whisper/prepared.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -113,35 +111,7 @@ std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::functi
   return p;
 }
 
-// Packed weights of the models in use. An entry goes with its last user.
-class PackedEncoders {
- public:
-  std::shared_ptr<const PackedEncoder> get(const std::shared_ptr<const Model>& model,
-                                           const std::function<std::shared_ptr<const PackedEncoder>()>& make,
-                                           const std::atomic<bool>* cancel = nullptr) {
-    std::unique_lock<std::timed_mutex> lock(mutex_, std::defer_lock);
-    while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
-      if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the encoder was stopped");
-    }
-    entries_.erase(std::remove_if(entries_.begin(), entries_.end(), [](const Entry& e) { return e.packed.expired(); }),
-                   entries_.end());
-    for (const Entry& e : entries_) {
-      if (e.model.lock() != model) continue;
-      if (auto packed = e.packed.lock()) return packed;
-    }
-    auto packed = make();
-    entries_.push_back({model, packed});
-    return packed;
-  }
-
- private:
-  struct Entry {
-    std::weak_ptr<const Model> model;
-    std::weak_ptr<const PackedEncoder> packed;
-  };
-  std::timed_mutex mutex_;  // held while packing, so that a second thread waits for the first one
-  std::vector<Entry> entries_;
-};
+constexpr char kStopped[] = "preparing the encoder was stopped";
 
 // Rows of a piece of work that is done row by row.
 constexpr int kPieceRows = 32;
@@ -149,20 +119,20 @@ constexpr int kPieceRows = 32;
 }  // namespace
 
 std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model) {
-  static PackedEncoders encoders;
-  return encoders.get(model, [&] { return pack_f32(*model); });
+  static Prepared<PackedEncoder> encoders;
+  return encoders.get(model, [&] { return pack_f32(*model); }, kStopped);
 }
 
 std::shared_ptr<const PackedEncoder> packed_bf16_encoder(const std::shared_ptr<const Model>& model) {
-  static PackedEncoders encoders;
-  return encoders.get(model, [&] { return pack_bf16(*model); });
+  static Prepared<PackedEncoder> encoders;
+  return encoders.get(model, [&] { return pack_bf16(*model); }, kStopped);
 }
 
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
                                                          const std::function<void(const TakeLayer&)>& make,
                                                          const std::atomic<bool>* cancel) {
-  static PackedEncoders encoders;
-  return encoders.get(model, [&] { return pack_int8(*model, make); }, cancel);
+  static Prepared<PackedEncoder> encoders;
+  return encoders.get(model, [&] { return pack_int8(*model, make); }, kStopped, cancel);
 }
 
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,

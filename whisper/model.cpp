@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 
 #include "whisper/checkpoint.h"
-#include "whisper/error.h"
+#include "whisper/prepared.h"
 #include "whisper/weight_pages.h"
 
 namespace whisperxdna2 {
@@ -182,14 +181,14 @@ std::shared_ptr<const void> Model::hold_decoder_weights() const {
 std::shared_ptr<const Model> load_model(const std::string& path,
                                         const std::function<void(double)>& progress,
                                         const std::atomic<bool>* cancel) {
+  const std::string stopped = "Loading " + path + " was stopped";
   const auto check = [&] {
-    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "Loading " + path + " was stopped");
+    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, stopped);
   };
   const Found found = find_weights(path);
   const std::shared_ptr<Slot> slot = Cache::instance().slot(key_of(path, found.weights));
-  std::unique_lock<std::timed_mutex> lock(slot->mutex, std::defer_lock);
-  do check();
-  while (!lock.try_lock_for(std::chrono::milliseconds(20)));
+  check();
+  const std::unique_lock<std::timed_mutex> lock = lock_unless_canceled(slot->mutex, cancel, stopped);
   if (std::shared_ptr<const Model> model = slot->model.lock()) return model;
   std::shared_ptr<const Model> model = build_model(found.read(path), path, [&](double fraction) {
     check();

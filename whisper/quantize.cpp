@@ -1,7 +1,6 @@
 #include "whisper/quantize.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +15,7 @@
 #include "whisper/encoder_schedule.h"
 #include "whisper/error.h"
 #include "whisper/measurements.h"
+#include "whisper/prepared.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -390,10 +390,7 @@ std::string store_quantized_encoder(const QuantizedEncoder& encoder, const Model
 void quantized_layers(const std::shared_ptr<const Model>& model, int threads, const TakeLayer& take,
                       const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   static std::timed_mutex mutex;  // instances that start at once make it once
-  std::unique_lock<std::timed_mutex> lock(mutex, std::defer_lock);
-  while (!lock.try_lock_for(std::chrono::milliseconds(20))) {
-    if (cancel && *cancel) throw Error(ErrorCode::kInterrupted, "preparing the encoder was stopped");
-  }
+  const std::unique_lock<std::timed_mutex> lock = lock_unless_canceled(mutex, cancel, "preparing the encoder was stopped");
   for (const Place place : {Place::kBesideModel, Place::kCache}) {
     const auto stored = read_derived_at(quantized_encoder_path(*model, place));
     if (!stored) continue;
