@@ -1,6 +1,5 @@
 #include "tests/device/buffers.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include <cstring>
 #include <new>
 
+#include "tests/device/next_function.h"
 #include "tests/device/settings.h"
 
 namespace emulated_npu {
@@ -23,8 +23,8 @@ uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * 
 // The C library's, not the one this library interposes.
 void* real_mmap(void* at, size_t size, int protection, int flags, int file, off_t offset) {
   using Function = void* (*)(void*, size_t, int, int, int, off_t);
-  static const auto function = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "mmap"));
-  return function(at, size, protection, flags, file, offset);
+  NEXT_AS(Function, mmap);
+  return next(at, size, protection, flags, file, offset);
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 // These functions run before this library's constructors and after its destructors: until the last object of this file
 // is constructed they pass everything on, and what they use is never destroyed.
 #include <dirent.h>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -24,13 +23,11 @@
 
 #include "tests/device/control.h"
 #include "tests/device/driver.h"
+#include "tests/device/next_function.h"
 #include "tests/device/settings.h"
 #include "tests/device/sysfs.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
-// The C library's function of that name and type.
-#define NEXT(function) \
-  static const auto next = reinterpret_cast<decltype(&::function)>(dlsym(RTLD_NEXT, #function))
 
 namespace emulated_npu {
 namespace {
@@ -172,12 +169,12 @@ EXPORT DIR* opendir(const char* path) {
 }
 EXPORT int stat(const char* path, struct stat* out) noexcept {
   using Function = int (*)(const char*, struct stat*);
-  static const auto next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "stat"));
+  NEXT_AS(Function, stat);
   return next(Path(path), out);
 }
 EXPORT int lstat(const char* path, struct stat* out) noexcept {
   using Function = int (*)(const char*, struct stat*);
-  static const auto next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "lstat"));
+  NEXT_AS(Function, lstat);
   return next(Path(path), out);
 }
 EXPORT int access(const char* path, int mode) noexcept {
@@ -216,7 +213,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...) noexcept {
 }
 EXPORT void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept {
   using Function = void* (*)(void*, size_t, int, int, int, off_t);
-  static const auto next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "mmap"));
+  NEXT_AS(Function, mmap);
   return emulated_npu::map(at, size, protection, flags, fd, offset, next);
 }
 EXPORT int close(int fd) {

@@ -1,12 +1,13 @@
 #include "tests/device/settings.h"
 
-#include <dlfcn.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cstdarg>
 #include <cstdlib>
 #include <sstream>
+
+#include "tests/device/next_function.h"
 
 namespace emulated_npu {
 
@@ -104,8 +105,8 @@ bool Settings::set(const std::string& key, const std::string& value) {
   if (key == "omit") return left_out = "," + value + ",", true;
   if (key == "logfile" || key == "trace") {
     // Not by fopen(), which this library interposes.
-    static const auto open_file = reinterpret_cast<FILE* (*)(const char*, const char*)>(dlsym(RTLD_NEXT, "fopen"));
-    FILE* file = open_file(value.c_str(), "a");
+    NEXT(fopen);
+    FILE* file = next(value.c_str(), "a");
     if (!file) return false;
     (key == "trace" ? trace_file_ : log_file_) = file;
     return true;
