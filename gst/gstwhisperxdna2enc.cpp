@@ -71,9 +71,13 @@
 
 GST_DEBUG_CATEGORY (whisper_xdna2_enc_debug);
 
-/* Speech begins with a probability that is higher by this than the one with
- * which it ends, as in Silero's own tools. */
-static constexpr gfloat VAD_HYSTERESIS = 0.15f;
+/* The probability below which speech may end. */
+static void
+apply_vad_thresholds (Settings * settings)
+{
+  settings->engine.voice.negative_threshold = std::max (0.01f,
+      settings->engine.voice.threshold - settings->vad_hysteresis);
+}
 
 static gint64
 ms_to_samples (guint ms)
@@ -94,8 +98,10 @@ enum
   PROP_INITIAL_PROMPT,
   PROP_HOTWORDS,
   PROP_VAD_THRESHOLD,
+  PROP_VAD_HYSTERESIS,
   PROP_VAD_MIN_SPEECH,
   PROP_VAD_MIN_SILENCE,
+  PROP_VAD_PADDING,
   PROP_LIVE_HOP,
   PROP_LIVE_PAUSE,
   PROP_MAX_LAG,
@@ -371,14 +377,20 @@ gst_whisper_xdna2_enc_set_property (GObject * object, guint id,
       break;
     case PROP_VAD_THRESHOLD:
       settings->engine.voice.threshold = g_value_get_float (value);
-      settings->engine.voice.negative_threshold =
-          std::max (0.01f, g_value_get_float (value) - VAD_HYSTERESIS);
+      apply_vad_thresholds (settings);
+      break;
+    case PROP_VAD_HYSTERESIS:
+      settings->vad_hysteresis = g_value_get_float (value);
+      apply_vad_thresholds (settings);
       break;
     case PROP_VAD_MIN_SPEECH:
       settings->engine.voice.min_speech = ms_to_samples (g_value_get_uint (value));
       break;
     case PROP_VAD_MIN_SILENCE:
       settings->engine.voice.min_silence = ms_to_samples (g_value_get_uint (value));
+      break;
+    case PROP_VAD_PADDING:
+      settings->engine.voice.padding = ms_to_samples (g_value_get_uint (value));
       break;
     case PROP_LIVE_HOP:
       settings->live.hop = g_value_get_uint (value) / 1000.0;
@@ -470,11 +482,17 @@ gst_whisper_xdna2_enc_get_property (GObject * object, guint id,
     case PROP_VAD_THRESHOLD:
       g_value_set_float (value, settings.engine.voice.threshold);
       break;
+    case PROP_VAD_HYSTERESIS:
+      g_value_set_float (value, settings.vad_hysteresis);
+      break;
     case PROP_VAD_MIN_SPEECH:
       g_value_set_uint (value, settings.engine.voice.min_speech * 1000 / RATE);
       break;
     case PROP_VAD_MIN_SILENCE:
       g_value_set_uint (value, settings.engine.voice.min_silence * 1000 / RATE);
+      break;
+    case PROP_VAD_PADDING:
+      g_value_set_uint (value, settings.engine.voice.padding * 1000 / RATE);
       break;
     case PROP_LIVE_HOP:
       g_value_set_uint (value, std::lround (settings.live.hop * 1000));
@@ -678,7 +696,7 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
    * GstWhisperXdna2Enc:vad-threshold:
    *
    * Probability from which on audio counts as speech. Speech ends where the
-   * probability falls 0.15 lower.
+   * probability falls lower by #GstWhisperXdna2Enc:vad-hysteresis.
    *
    * Default: 0.5
    *
@@ -687,6 +705,20 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   properties[PROP_VAD_THRESHOLD] = g_param_spec_float ("vad-threshold",
       "Speech threshold", "Probability from which on audio counts as speech",
       0.05f, 0.95f, EngineOptions ().voice.threshold, ready);
+
+  /**
+   * GstWhisperXdna2Enc:vad-hysteresis:
+   *
+   * By how much the probability must fall below
+   * #GstWhisperXdna2Enc:vad-threshold for speech to end.
+   *
+   * Default: 0.15
+   *
+   * Since: 0.1
+   */
+  properties[PROP_VAD_HYSTERESIS] = g_param_spec_float ("vad-hysteresis",
+      "Speech hysteresis", "How far the probability falls below vad-threshold "
+      "where speech ends", 0.0f, 0.9f, DEFAULT_VAD_HYSTERESIS, ready);
 
   /**
    * GstWhisperXdna2Enc:vad-min-speech:
@@ -714,6 +746,23 @@ gst_whisper_xdna2_enc_class_init (GstWhisperXdna2EncClass * klass)
   properties[PROP_VAD_MIN_SILENCE] = g_param_spec_uint ("vad-min-silence",
       "Shortest silence", "Silence shorter than this does not part speech (ms)",
       0, 5000, EngineOptions ().voice.min_silence * 1000 / RATE, ready);
+
+  /**
+   * GstWhisperXdna2Enc:vad-padding:
+   *
+   * Live sources: audio before speech, in milliseconds, that is recognized
+   * together with it, at least. Audio after speech is recognized up to the
+   * pause that #GstWhisperXdna2Enc:live-pause tells from a breath. The windows
+   * in which recordings are read overlap by more.
+   *
+   * Default: 150 ms
+   *
+   * Since: 0.1
+   */
+  properties[PROP_VAD_PADDING] = g_param_spec_uint ("vad-padding",
+      "Speech padding", "Live sources: audio before speech that is recognized "
+      "with it (ms)", 0, 2000, EngineOptions ().voice.padding * 1000 / RATE,
+      ready);
 
   /**
    * GstWhisperXdna2Enc:live-hop:

@@ -299,8 +299,10 @@ is_same_engine (const EngineOptions & a, const EngineOptions & b)
       a.output == b.output && a.translate == b.translate &&
       a.beam_size == b.beam_size && a.audio_context == b.audio_context &&
       a.voice.threshold == b.voice.threshold &&
+      a.voice.negative_threshold == b.voice.negative_threshold &&
       a.voice.min_speech == b.voice.min_speech &&
-      a.voice.min_silence == b.voice.min_silence;
+      a.voice.min_silence == b.voice.min_silence &&
+      a.voice.padding == b.voice.padding;
 }
 
 void

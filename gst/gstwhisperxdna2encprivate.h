@@ -78,6 +78,8 @@ enum OutputUnit
 };
 
 static constexpr guint DEFAULT_LATENCY_MS = 1000;
+/* Silero's own tools have it. */
+static constexpr gfloat DEFAULT_VAD_HYSTERESIS = 0.15f;
 #define DEFAULT_LANGUAGE "auto"
 
 /* What the source task has to do once the text of the first `at` samples has
@@ -104,6 +106,7 @@ struct Settings
   gint output_unit = OUTPUT_UNIT_SEGMENT;
   guint latency_ms = DEFAULT_LATENCY_MS;
   guint lateness_ms = 0;
+  gfloat vad_hysteresis = DEFAULT_VAD_HYSTERESIS;
   LiveOptions live;             /* `positions` follows from `engine` */
 };
 

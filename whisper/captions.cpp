@@ -442,7 +442,7 @@ class LivePolicy : public CaptionPolicy {
       d.words.insert(d.words.end(), hypothesis_.begin(), hypothesis_.end());
       commit(hypothesis_);
       hypothesis_.clear();
-      cut_ = window.last ? window.end() : std::max(cut_, window.end() - samples(kOnset));
+      cut_ = window.last ? window.end() : std::max(cut_, window.end() - samples(options_.onset));
       if (committed_.empty() || window.end() - samples(committed_.back().end) > samples(kForget)) {
         first_ = std::max(first_, on_grid(cut_));
         committed_.clear();
@@ -528,7 +528,6 @@ class LivePolicy : public CaptionPolicy {
                                             // pause all speech is
   static constexpr double kSeam = 0.5;      // what the window begun then hears so soon may be words before it again,
   static constexpr size_t kLongestSeam = 5;  // so many
-  static constexpr double kOnset = 0.5;     // audio kept before speech sets in
   static constexpr double kForget = 2.0;    // silence after which what was said before is no context
   static constexpr double kBreath = 0.2;    // silence that may become a pause; a decode waits for that,
   static constexpr double kPatience = 0.4;  // this long

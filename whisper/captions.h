@@ -106,6 +106,7 @@ std::unique_ptr<CaptionPolicy> make_short_window_policy(int positions);
 struct LiveOptions {
   double hop = 1.0;        // audio between two decodes; a machine that cannot keep up takes more
   double pause = 0.5;      // silence after which what was said is final; decoded at once, and nothing more until speech
+  double onset = 0.5;      // audio kept from before the moment at which speech is sure; follows from the rules of speech
   double deadline = 4.0;   // a word is final at the latest this long after its end; more than hop + 0.5
   double max_lag = 10.0;   // audio that waits longer than this is given up; 0 = never (see Engine)
   int positions = 512;     // per window

@@ -243,6 +243,7 @@ struct Engine::State {
     } else if (live) {
       LiveOptions o = *live;
       o.positions = options.audio_context;
+      o.onset = static_cast<double>(options.voice.min_speech + options.voice.padding) / kSampleRate + kNotice;
       policy = make_live_policy(o);
     } else if (options.audio_context == kMaxPositions) {
       long_windows = true;
@@ -503,6 +504,7 @@ struct Engine::State {
   }
 
   static constexpr size_t kPromptTokens = 200;
+  static constexpr double kNotice = 0.1;          // seconds: the voice network and its hops are late by less
   static constexpr double kCaughtUp = 0.5;        // seconds: a source that is late by less has no audio left to hand over
   static constexpr int kTokensAtRest = 12;        // token cap of a window: this many,
   static constexpr double kTokensPerSecond = 8;   // and this many for each second of audio

@@ -50,7 +50,8 @@ struct EngineOptions {
   // 10.24 s windows).
   int beam_size = 5;
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
-  SpeechRules voice = {0.5f, 0.35f, 4000, 4800, 0};  // what counts as speech; its padding is not used
+  // What counts as speech. Its padding is what live windows have before speech, at least; those of recordings overlap.
+  SpeechRules voice = {0.5f, 0.35f, 4000, 4800, 2400};
   // Text that the decoder is told came before each window: it makes names and spelling like these more likely. At most 200
   // tokens are used, the last ones of `initial_prompt` and the first ones of `hotwords`.
   std::string initial_prompt, hotwords;

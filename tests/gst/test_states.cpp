@@ -197,6 +197,20 @@ GST_START_TEST(test_settings_reach_the_engine) {
 }
 GST_END_TEST;
 
+// In any order.
+GST_START_TEST(test_rules_of_speech_reach_the_engine) {
+  Bench bench(__i__ == 0 ? "vad-threshold=0.75 vad-hysteresis=0.25 vad-min-speech=100 vad-min-silence=200 vad-padding=400"
+                         : "vad-padding=400 vad-min-silence=200 vad-min-speech=100 vad-hysteresis=0.25 vad-threshold=0.75");
+  eventually([] { return fake.alive == 1; });
+  std::lock_guard<std::mutex> lock(fake.mutex);
+  const whisperxdna2::SpeechRules& rules = fake.options.voice;
+  ck_assert(rules.threshold == 0.75f && rules.negative_threshold == 0.5f);
+  ck_assert_int_eq(rules.min_speech, 1600);
+  ck_assert_int_eq(rules.min_silence, 3200);
+  ck_assert_int_eq(rules.padding, 6400);
+}
+GST_END_TEST;
+
 GST_START_TEST(test_precisions_reach_the_engine) {
   using whisperxdna2::Precision;
   const std::pair<const char*, Precision> precisions[] = {
@@ -728,6 +742,7 @@ static Suite* states_suite(void) {
   tcase_add_test(tc, test_engine_is_kept_in_ready_and_freed_in_null);
   tcase_add_test(tc, test_new_model_path_takes_effect_in_ready);
   tcase_add_test(tc, test_settings_reach_the_engine);
+  tcase_add_loop_test(tc, test_rules_of_speech_reach_the_engine, 0, 2);
   tcase_add_loop_test(tc, test_precisions_reach_the_engine, 0, 4);
   tcase_add_test(tc, test_unknown_language_is_a_warning);
   tcase_add_test(tc, test_active_backend_is_known_once_loaded);

@@ -636,6 +636,55 @@ START_TEST(live_windows_never_exceed_the_encoder) {
 }
 END_TEST
 
+namespace {
+
+// Speech is sure when it has lasted a while.
+struct LateSignal : ScriptedSignal {
+  LateSignal(const Script& s, double shortest) : ScriptedSignal(s), min_speech(shortest) {}
+
+  double speech(int64_t from, int64_t to) const override {
+    double sum = 0;
+    for (auto w = after(from / kRate); w != script.words.end() && w->start + min_speech < to / kRate; ++w) {
+      sum += std::min(w->end, to / kRate) - std::max(w->start, from / kRate);
+    }
+    return sum;
+  }
+
+  const double min_speech;
+};
+
+}  // namespace
+
+START_TEST(live_windows_hold_what_came_before_speech_was_sure) {
+  for (const double min_speech : {0.1, 0.25, 1.0, 3.0}) {
+    for (const double padding : {0.0, 0.15, 2.0}) {
+      for (double start = 10; start < 11; start += 0.13) {
+        Script script;
+        script.words = {word("long", start, start + 5)};
+        script.samples = 20 * 16000;
+        LiveOptions options;
+        options.onset = min_speech + padding;
+        const auto policy = make_live_policy(options);
+        const LateSignal signal(script, min_speech);
+        int64_t first = -1;
+        for (int64_t available = 1600; first < 0; available += 1600) {
+          ck_assert_int_le(available, script.samples);
+          while (const auto w = policy->plan(available, false, signal)) {
+            if (!w->silent) {
+              first = w->first;
+              break;
+            }
+            policy->decide(*w, {}, signal);
+          }
+        }
+        ck_assert_double_le(first / kRate, start - padding + 0.01);
+        ck_assert_double_ge(first / kRate, start - padding - options.hop - 0.01);
+      }
+    }
+  }
+}
+END_TEST
+
 START_TEST(repetition_at_speaking_speed_is_speech) {
   size_t first = 0;
   ck_assert(!is_loop(said({"words,", "words,", "words,", "words"}, 0.4), &first));
@@ -840,6 +889,7 @@ int main() {
   tcase_add_test(policy, words_that_nobody_can_have_said_are_invented);
   tcase_add_test(policy, a_language_is_locked_when_windows_agree_and_may_change_with_the_next_segment);
   tcase_add_test(policy, live_windows_never_exceed_the_encoder);
+  tcase_add_test(policy, live_windows_hold_what_came_before_speech_was_sure);
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
   tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);

@@ -383,6 +383,26 @@ START_TEST(silence_costs_no_encoding_and_gives_no_words) {
 }
 END_TEST
 
+// As much as what may become speech needs: the shortest speech, and its padding.
+START_TEST(live_silence_is_kept_for_the_speech_that_may_follow) {
+  for (const double padding : {0.0, 0.15, 1.0}) {
+    EngineOptions o;
+    o.language = "en";
+    o.live = LiveOptions();
+    o.voice.min_speech = 8000;
+    o.voice.padding = static_cast<int64_t>(16000 * padding);
+    Engine engine(o, model(), std::make_unique<FakeEncoder>(80, 64));
+    int64_t settled = 0;
+    for (int second = 1; second <= 10; ++second) {
+      engine.push_silence(16000);
+      if (second > 1) settled = engine.next().settled;  // of the hop before
+    }
+    ck_assert_double_le(settled / 16000.0, 8.5 - padding);
+    ck_assert_double_ge(settled / 16000.0, 8.3 - padding);
+  }
+}
+END_TEST
+
 START_TEST(captions_settle_up_to_the_end) {
   Rig rig(Output::kCaptions);
   const int64_t count = 25 * 16000;
@@ -494,6 +514,7 @@ int main() {
   tcase_add_test(tc, an_empty_stream_drains_at_once);
   tcase_add_test(endless, live_audio_takes_no_more_memory_the_longer_it_lasts);
   tcase_add_test(tc, silence_costs_no_encoding_and_gives_no_words);
+  tcase_add_test(tc, live_silence_is_kept_for_the_speech_that_may_follow);
   tcase_add_test(tc, captions_settle_up_to_the_end);
   tcase_add_test(tc, bad_samples_count_as_silence);
   tcase_add_test(tc, an_encoder_failure_comes_out_of_next);
