@@ -74,6 +74,16 @@ std::string to_utf8(const std::u32string& text) {
   return bytes;
 }
 
+// Whether a reader takes both code points for parts of one character: combining marks, the vowels of Thai and Lao that are
+// written after their consonant as one with it, Myanmar's stacked consonants, joiners.
+bool is_one_character(char32_t before, char32_t after) {
+  constexpr char32_t kMyanmarVirama = 0x1039;
+  const auto first = static_cast<utf8proc_int32_t>(before), second = static_cast<utf8proc_int32_t>(after);
+  const utf8proc_category_t category = utf8proc_category(second);
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME ||
+         before == kMyanmarVirama || !utf8proc_grapheme_break(first, second);
+}
+
 enum class Class { kSpace, kLetter, kNumber, kOther };
 
 // The classes of GPT-2's pattern: \s (Unicode White_Space), \p{L}, \p{N} and the rest.
@@ -276,6 +286,8 @@ std::string Tokenizer::language_code(int id) const {
 
 std::vector<Tokenizer::Word> Tokenizer::split_words(const std::vector<int>& ids,
                                                     std::string_view language) const {
+  const bool spaceless =
+      std::find(kSpacelessLanguages.begin(), kSpacelessLanguages.end(), language) != kSpacelessLanguages.end();
   // Groups of tokens that end at a code point's end. A group may decode to U+FFFD only where the whole text does.
   std::string all;
   for (const int id : ids) all += bytes(id);
@@ -284,10 +296,12 @@ std::vector<Tokenizer::Word> Tokenizer::split_words(const std::vector<int>& ids,
   Word group;
   std::string raw;
   size_t offset = 0;
+  char32_t before = 0;
   for (const int id : ids) {
     if (!is_text(id)) continue;
     raw += bytes(id);
     group.tokens.push_back(id);
+    if (raw.empty()) continue;
     const std::u32string decoded = to_code_points(raw);
     const size_t bad = decoded.find(kReplacement);
     if (bad != std::u32string::npos &&
@@ -295,7 +309,13 @@ std::vector<Tokenizer::Word> Tokenizer::split_words(const std::vector<int>& ids,
       continue;
     offset += decoded.size();
     group.text = to_utf8(decoded);
-    groups.push_back(std::move(group));
+    if (spaceless && !groups.empty() && is_one_character(before, decoded.front())) {
+      groups.back().text += group.text;
+      groups.back().tokens.insert(groups.back().tokens.end(), group.tokens.begin(), group.tokens.end());
+    } else {
+      groups.push_back(std::move(group));
+    }
+    before = decoded.back();
     group = {};
     raw.clear();
   }
@@ -303,9 +323,7 @@ std::vector<Tokenizer::Word> Tokenizer::split_words(const std::vector<int>& ids,
     group.text = to_utf8(to_code_points(raw));
     groups.push_back(std::move(group));
   }
-  if (std::find(kSpacelessLanguages.begin(), kSpacelessLanguages.end(), language) !=
-      kSpacelessLanguages.end())
-    return groups;
+  if (spaceless) return groups;
 
   // Python's string.punctuation; a group counts where it is a substring of it.
   constexpr std::string_view kPunctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";

@@ -48,8 +48,9 @@ class Tokenizer {
   const std::vector<int>& non_speech() const { return non_speech_; }
 
   // Groups text tokens into words: at a leading space, or for languages written without spaces (zh ja th lo my yue) at
-  // each code point; never inside a UTF-8 sequence. Control tokens are left out. Punctuation forms words of its own here;
-  // see word_timing.h. (openai/whisper whisper/tokenizer.py split_to_word_tokens.)
+  // each code point that is no combining mark; never inside a UTF-8 sequence. Control tokens are left out. Punctuation
+  // forms words of its own here; see word_timing.h. (openai/whisper whisper/tokenizer.py split_to_word_tokens, which
+  // parts marks from their letters.)
   struct Word {
     std::string text;
     std::vector<int> tokens;

@@ -1,5 +1,6 @@
 #include <cstdlib>
 #include <fstream>
+#include <random>
 #include <sstream>
 
 #include "whisper/error.h"
@@ -221,6 +222,52 @@ START_TEST(splits_spaceless_text_at_code_points) {
 }
 END_TEST
 
+// Whatever the tokens are: here random ones of a byte or two, which end anywhere in a code point.
+START_TEST(splits_no_mark_from_its_letter) {
+  const Tokenizer tokenizer(synthetic(50257, true), 51865);
+  const struct {
+    const char* language;
+    std::vector<std::string> characters;
+  } texts[] = {
+      {"zh", {"生", "活", "的", "真", "谛", "。", "A", "I"}},
+      {"yue", {"佢", "哋", "唔", "係", "𠮷", "，"}},
+      {"ja", {"か\u3099", "っ", "こ", "う", "は\u309a", "葛\U000e0100", "、"}},
+      {"th", {"ที่", "นี่", "น้ำ", "กำ", "ลั", "ง", "เ", "ดื", "อ", "ด", " ", "ค", "รั", "บ"}},
+      {"lo", {"ນ້ຳ", "ດື່", "ມ", "ຢູ່", "ທີ່", "ນີ້"}},
+      {"my", {"မြ", "န်", "မာ", "စ", "ကား", "သ", "တ္တ", "ဝါ", "နို", "င်", "ငံ"}},
+  };
+  std::mt19937 random(3);
+  for (const auto& text : texts) {
+    std::string all;
+    for (const std::string& character : text.characters) all += character;
+    for (int run = 0; run < 300; ++run) {
+      std::vector<int> ids;
+      for (size_t at = 0; at < all.size(); ++at) {
+        const auto byte = static_cast<unsigned char>(all[at]);
+        const bool pair = run > 0 && at + 1 < all.size() && byte < 0xc3 && random() % 2 == 0;
+        ids.push_back(pair ? 256 + 256 * byte + static_cast<unsigned char>(all[++at]) : byte);
+      }
+      std::string joined;
+      std::vector<int> again;
+      auto character = text.characters.begin();
+      for (const auto& word : tokenizer.split_words(ids, text.language)) {
+        joined += word.text;
+        again.insert(again.end(), word.tokens.begin(), word.tokens.end());
+        // A word is whole characters: one where tokens are bytes.
+        std::string whole;
+        do {
+          ck_assert(character != text.characters.end());
+          whole += *character++;
+        } while (whole.size() < word.text.size() && run > 0);
+        expect_text(word.text, whole);
+      }
+      expect_text(joined, all);
+      ck_assert(again == ids);
+    }
+  }
+}
+END_TEST
+
 START_TEST(splits_words_and_keeps_every_token) {
   const auto model = multilingual();
   for (const auto& row : vectors()) {
@@ -276,6 +323,7 @@ int main() {
   tcase_add_test(tests, decode_leaves_control_tokens_out);
   tcase_add_test(tests, splits_no_character_between_words);
   tcase_add_test(tests, splits_spaceless_text_at_code_points);
+  tcase_add_test(tests, splits_no_mark_from_its_letter);
   tcase_add_test(tests, splits_words_and_keeps_every_token);
   tcase_add_test(tests, long_text_is_encoded_in_good_time);
   tcase_add_test(tests, refuses_vocabularies_that_do_not_fit);
