@@ -3,10 +3,10 @@
 //   encode PRECISION          ms for a window                  features PRECISION FILE  writes its features, f32
 //   mel                       ms for the log-mel of a window   mel-file FILE            writes it, f32
 //   token                     ms for each further token of a greedy decode
-//   transcribe PRECISION LANGUAGE FILE  "SECONDS TEXT" of a WAV file, from samples to text
+//   transcribe PRECISION BEAMS LANGUAGE FILE  "SECONDS TEXT" of a WAV file, from samples to text
 //   profile PRECISION RUNS    a line for each layer and operation: LAYER \t NAME \t CALLS \t MS \t OPERATIONS, then "."
-//   windows FILE              for each window of a WAV file that is at least half full: FIRST \t DB of int8 against f32 \t
-//                             TEXT from f32 \t TEXT from int8; then "."
+//   windows FILE              for each window of a WAV file that is at least half full: FIRST \t DB of int8 against f32
+//                             \t TEXT from f32 \t TEXT from int8; then "."
 //   tensors FOLDER            writes every tensor of the encoder as f32, and shapes.json
 //   memory                    MB resident at most so far
 //
@@ -79,9 +79,10 @@ class Worker {
     } else if (command == "token") {
       std::printf("%.4f\n", token());
     } else if (command == "transcribe") {
+      int beams;
       std::string language, file;
-      words >> argument >> language >> file;
-      transcribe(argument, language, file);
+      words >> argument >> beams >> language >> file;
+      transcribe(argument, beams, language, file);
     } else if (command == "profile") {
       int runs;
       words >> argument >> runs;
@@ -108,11 +109,11 @@ class Worker {
   EncoderSchedule* encoder(const std::string& precision) {
     auto& e = encoders_[precision];
     if (!e) {
-      e = std::make_unique<EncoderSchedule>(
-          precision == "f32"    ? packed_encoder(model_)
-          : precision == "bf16" ? packed_bf16_encoder(model_)
-                                : packed_int8_encoder(model_, [&](const TakeLayer& take) { quantized_layers(model_, threads_, take); }),
-          threads_);
+      const auto quantized = [&](const TakeLayer& take) { quantized_layers(model_, threads_, take); };
+      e = std::make_unique<EncoderSchedule>(precision == "f32"    ? packed_encoder(model_)
+                                            : precision == "bf16" ? packed_bf16_encoder(model_)
+                                                                  : packed_int8_encoder(model_, quantized),
+                                            threads_);
       encode(e.get(), mel_, model_->dims.d_model);  // memory is touched for the first time
     }
     return e.get();
@@ -142,17 +143,18 @@ class Worker {
       o.max_new_tokens = i == 0 ? kFew : kMore;
       times[i] = milliseconds([&] { tokens[i] = decoder_->decode(o).tokens.size(); });
     }
-    if (tokens[1] <= tokens[0]) throw Error(ErrorCode::kInvalidUse, "the window has too little speech to time a decode");
+    if (tokens[1] <= tokens[0]) throw Error(ErrorCode::kInvalidUse, "too little speech in the window to time a decode");
     return (times[1] - times[0]) / static_cast<double>(tokens[1] - tokens[0]);
   }
 
-  void transcribe(const std::string& precision, const std::string& language, const std::string& file) {
-    std::unique_ptr<Engine>& engine = engines_[precision];
+  void transcribe(const std::string& precision, int beams, const std::string& language, const std::string& file) {
+    std::unique_ptr<Engine>& engine = engines_[{precision, beams}];
     if (!engine) {
       EngineOptions o;
       o.model_path = path_;
       o.threads = threads_;
       o.backend = Backend::kCpu;
+      o.beam_size = beams;
       o.precision = precision == "f32" ? Precision::kF32 : precision == "bf16" ? Precision::kBF16 : Precision::kInt8;
       engine = std::make_unique<Engine>(o);
     }
@@ -160,7 +162,8 @@ class Worker {
     const std::vector<float> samples = read_wav(file);
     std::string text;
     const double time = milliseconds([&] {
-      std::thread feeder([&] { engine->push(samples.data(), static_cast<int64_t>(samples.size())) && engine->drain(); });
+      std::thread feeder(
+          [&] { engine->push(samples.data(), static_cast<int64_t>(samples.size())) && engine->drain(); });
       for (Result r; r.kind != Result::Kind::kDrained;) {
         r = engine->next();
         for (const Segment& s : r.segments) text += " " + s.text;
@@ -184,7 +187,7 @@ class Worker {
   }
 
   void write_tensors(const std::string& folder) {
-      std::string shapes;
+    std::string shapes;
     for (const auto& [name, tensor] : list_tensors(*model_)) {
       if (name.compare(0, 8, "encoder.") != 0) continue;
       write(folder + "/" + name, tensor->to_f32());
@@ -214,7 +217,8 @@ class Worker {
   void compare(const std::vector<float>& samples) {
     const int64_t count = static_cast<int64_t>(samples.size());
     for (int64_t first = 0; first == 0 || first + kWindowSamples / 2 <= count; first += kWindowSamples) {
-      const int content = static_cast<int>(std::min<int64_t>(kWindowPositions, (count - first) / (kFramesPerPosition * kFrameHop)));
+      const int64_t positions = (count - first) / (kFramesPerPosition * kFrameHop);
+      const int content = static_cast<int>(std::min<int64_t>(kWindowPositions, positions));
       const std::vector<float> mel = window_mel(samples, first, model_->dims.n_mels);
       const std::vector<float> want = encode(encoder("f32"), mel, model_->dims.d_model);
       const std::vector<float> have = encode(encoder("int8"), mel, model_->dims.d_model);
@@ -233,7 +237,7 @@ class Worker {
   std::map<std::string, std::unique_ptr<EncoderSchedule>> encoders_;
   std::unique_ptr<Decoder> decoder_;
   bool features_set_ = false;  // those of the window
-  std::map<std::string, std::unique_ptr<Engine>> engines_;
+  std::map<std::pair<std::string, int>, std::unique_ptr<Engine>> engines_;  // by precision and beams
 };
 
 }  // namespace

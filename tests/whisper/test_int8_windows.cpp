@@ -1,0 +1,218 @@
+// Whisper base on twenty windows of speech: the products of the int8 encoder are the same numbers in every set of
+// kernels, and its features the same with any number of threads; those of the other encoders, too, on some of them.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/int8_linear.h"
+#include "tools/speech.h"
+#include "whisper/bundled_speech.h"
+#include "whisper/quantize.h"
+
+#include "tests/assert_text.h"  // last: it includes check.h, which defines fail()
+
+using namespace whisperxdna2;
+
+namespace {
+
+constexpr int kWindows = 20, kGroups = 4, kRows = kWindowPositions;
+constexpr Isa kIsas[] = {Isa::kAvx512, Isa::kAvx2, Isa::kScalar};
+
+std::shared_ptr<const Model> base() { return load_model(default_model_path()); }
+
+// Five speakers one after another, seen through windows that begin anywhere; one window of four with noise, one quiet.
+std::vector<float> mel_of_window(int window, int n_mels) {
+  std::vector<float> speech = read_wav(std::string(getenv("WHISPERXDNA2_TEST_DATA")) + "/audio/jfk.wav");
+  for (int clip = 0; clip < kBundledClips; ++clip) {
+    const std::vector<float> more = bundled_speech(clip);
+    speech.insert(speech.end(), more.begin(), more.end());
+  }
+  const size_t last = speech.size() - kWindowSamples;
+  speech.erase(speech.begin(), speech.begin() + static_cast<ptrdiff_t>(last * window / (kWindows - 1)));
+  speech.resize(kWindowSamples);
+  std::mt19937 random(window);
+  std::normal_distribution<float> noise(0, 0.02f);
+  for (float& s : speech) s = window % 4 == 1 ? s + noise(random) : window % 4 == 2 ? s / 8 : s;
+  return window_mel(speech, 0, n_mels);
+}
+
+std::vector<uint8_t> in_format(const std::vector<int16_t>& x, Int8Format format) {
+  std::vector<uint8_t> bytes(x.size() * element_size(format));
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (format == Int8Format::kPairs) {
+      std::memcpy(&bytes[2 * i], &x[i], 2);
+    } else {
+      bytes[i] = static_cast<uint8_t>(x[i] + 128);
+    }
+  }
+  return bytes;
+}
+
+// A layer as each set of kernels packs it.
+struct Product {
+  const QuantizedLinear& l;
+  std::vector<Int8Linear> packed;  // as kIsas; empty where the processor lacks the instructions
+
+  explicit Product(const QuantizedLinear& linear) : l(linear) {
+    for (const Isa isa : kIsas) {
+      packed.push_back(has_isa(isa) ? Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(),
+                                                  l.scale.data(), l.stage, l.input_14bit},
+                                                 int8_kernels(isa))
+                                    : Int8Linear());
+    }
+  }
+
+  bool hidden() const { return l.stage.mode == OutputMode::kGelu14; }
+
+  // The results of x [rows][in] as they are in memory: f32, or 14 bits.
+  std::vector<uint8_t> results(int set, const std::vector<int16_t>& x, int threads) const {
+    const Int8Linear& linear = packed[set];
+    const int rows = static_cast<int>(x.size()) / l.in;
+    const std::vector<uint8_t> in = in_format(x, linear.format());
+    std::vector<uint8_t> out(static_cast<size_t>(rows) * l.out * (hidden() ? sizeof(int16_t) : sizeof(float)));
+    int8_linear(linear, in.data(), rows, out.data(), l.out, threads, int8_kernels(kIsas[set]));
+    return out;
+  }
+
+  // The same by definition.
+  std::vector<uint8_t> defined(const std::vector<int16_t>& x) const {
+    std::vector<int16_t> integers;
+    std::vector<float> values;
+    for (size_t row = 0; row < x.size(); row += l.in) {
+      for (int n = 0; n < l.out; ++n) {
+        const int32_t sum = dot(&x[row], &l.weight[static_cast<size_t>(n) * l.in], l.in);
+        integers.push_back(output(sum, l.bias[n], l.multiplier[n], l.stage));
+        if (!hidden()) values.push_back(dequantize(integers.back(), l.scale[n]));
+      }
+    }
+    const auto* bytes = hidden() ? reinterpret_cast<const uint8_t*>(integers.data())
+                                 : reinterpret_cast<const uint8_t*>(values.data());
+    return std::vector<uint8_t>(bytes, bytes + integers.size() * (hidden() ? sizeof(int16_t) : sizeof(float)));
+  }
+
+  // Each `step`th row.
+  template <class T>
+  static std::vector<T> some(const std::vector<T>& rows, int step) {
+    const size_t width = rows.size() / kRows;
+    std::vector<T> chosen;
+    for (size_t at = 0; at < rows.size(); at += step * width) {
+      chosen.insert(chosen.end(), rows.begin() + static_cast<ptrdiff_t>(at),
+                    rows.begin() + static_cast<ptrdiff_t>(at + width));
+    }
+    return chosen;
+  }
+
+  // Compares everything on x [kRows][in] and returns the results. The scalar kernels and the definition are slow: they
+  // do some of the rows, if nothing else is asked for.
+  std::vector<uint8_t> compare(const std::vector<int16_t>& x) const {
+    const int scalar_step = getenv("WHISPERXDNA2_EVERY_ROW") ? 1 : 16;
+    std::vector<uint8_t> want;
+    for (size_t set = 0; set < packed.size(); ++set) {
+      if (!has_isa(kIsas[set])) continue;
+      if (kIsas[set] == Isa::kScalar && !want.empty()) {
+        ck_assert(results(set, some(x, scalar_step), 2) == some(want, scalar_step));
+        continue;
+      }
+      for (const int threads : {1, 2, 3}) {
+        const std::vector<uint8_t> have = results(set, x, threads);
+        if (want.empty()) want = have;
+        ck_assert_msg(have == want, "%s, %d threads", isa_name(kIsas[set]), threads);
+      }
+    }
+    ck_assert(defined(some(x, 8 * scalar_step)) == some(want, 8 * scalar_step));
+    return want;
+  }
+};
+
+// The inputs of a layer by definition, which every set of kernels has to agree with where it makes int8.
+std::vector<int16_t> quantized(const float* values, size_t count, const QuantizedLinear& l) {
+  std::vector<int16_t> x(count);
+  for (size_t i = 0; i < count; ++i) {
+    const int limit = l.input_14bit ? kInt14Limit : kInt8Limit;
+    x[i] = static_cast<int16_t>(quantize(values[i], l.inverse_input_scale, limit));
+  }
+  for (const Isa isa : kIsas) {
+    if (!has_isa(isa) || l.input_14bit) continue;
+    const Int8Kernels& kernels = int8_kernels(isa);
+    std::vector<uint8_t> have(count * element_size(kernels.format8));
+    kernels.quantize8(values, static_cast<int>(count), l.inverse_input_scale, have.data());
+    ck_assert_msg(have == in_format(x, kernels.format8), "%s", isa_name(isa));
+  }
+  return x;
+}
+
+}  // namespace
+
+START_TEST(products_of_real_activations_are_the_same_in_every_set_of_kernels) {
+  const std::shared_ptr<const Model> model = base();
+  const QuantizedEncoder encoder = quantized_encoder(model, 2);
+  struct Layer {
+    Product qkv, out, fc1, fc2;
+  };
+  std::vector<Layer> layers;
+  for (const QuantizedLayer& l : encoder.layers) {
+    layers.push_back({Product(l.qkv), Product(l.out), Product(l.fc1), Product(l.fc2)});
+  }
+  EncoderSchedule schedule(packed_encoder(model), 2);
+  std::vector<float> features(static_cast<size_t>(kRows) * model->dims.d_model);
+  const std::atomic<bool> never_abandoned{false};
+  size_t compared = 0;
+  for (int window = _i; window < kWindows; window += kGroups) {
+    schedule.run(mel_of_window(window, model->dims.n_mels).data(), kRows, features.data(), never_abandoned,
+                 [&](Activation activation, int layer, const float* values, int rows, int width) {
+                   if (layer < 0) return;
+                   const Layer& l = layers[layer];
+                   const Product* const product = activation == Activation::kQkvInput   ? &l.qkv
+                                                  : activation == Activation::kOutInput ? &l.out
+                                                  : activation == Activation::kFc1Input ? &l.fc1
+                                                                                        : nullptr;
+                   if (!product) return;
+                   const std::vector<uint8_t> results =
+                       product->compare(quantized(values, static_cast<size_t>(rows) * width, product->l));
+                   ++compared;
+                   if (product != &l.fc1) return;
+                   std::vector<int16_t> hidden(results.size() / sizeof(int16_t));
+                   std::memcpy(hidden.data(), results.data(), results.size());
+                   l.fc2.compare(hidden);
+                   ++compared;
+                 });
+  }
+  ck_assert_uint_eq(compared, 4 * layers.size() * kWindows / kGroups);
+}
+END_TEST
+
+START_TEST(features_are_the_same_with_any_number_of_threads) {
+  const std::shared_ptr<const Model> model = base();
+  const std::shared_ptr<const PackedEncoder> encoder =
+      _i == 0   ? packed_encoder(model)
+      : _i == 1 ? packed_bf16_encoder(model)
+                : packed_int8_encoder(model, [&] { return quantized_encoder(model, 2); });
+  EncoderSchedule one(encoder, 1), two(encoder, 2), three(encoder, 3);
+  const bool int8 = _i == 2;
+  for (int window = 0; window < kWindows; window += int8 ? 1 : kGroups) {
+    const std::vector<float> mel = mel_of_window(window, model->dims.n_mels);
+    const std::vector<float> want = encode(&one, mel, model->dims.d_model);
+    ck_assert(encode(&two, mel, model->dims.d_model) == want);
+    ck_assert(encode(&three, mel, model->dims.d_model) == want);
+  }
+}
+END_TEST
+
+int main() {
+  Suite* suite = suite_create("int8_windows");
+  TCase* products = tcase_create("products");
+  suite_add_tcase(suite, products);
+  tcase_add_loop_test(products, products_of_real_activations_are_the_same_in_every_set_of_kernels, 0, kGroups);
+  TCase* features = tcase_create("features");
+  suite_add_tcase(suite, features);
+  tcase_add_loop_test(features, features_are_the_same_with_any_number_of_threads, 0, 3);
+  SRunner* runner = srunner_create(suite);
+  srunner_run_all(runner, CK_ENV);
+  const int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed ? 1 : 0;
+}
