@@ -96,7 +96,7 @@ bool marks_only(const std::string& text) {
 bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
   constexpr size_t kLongest = 12;
   constexpr size_t kCopies = 3, kCopiesAtAnySpeed = 6;
-  constexpr double kSecondsPerWord = 0.12;
+  constexpr double kSecondsPerWord = 0.12, kSecondsPerLetter = 0.04;  // nobody speaks faster
   constexpr double kSureCopies = 0.5;        // mean probability of what is really said again
   constexpr float kCompressionLimit = 2.4f;  // openai/whisper's sign of repetition
 
@@ -115,8 +115,14 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
       const double duration = words[at + count - 1].end - words[at].start;
       double log_probability = 0;
       for (size_t i = at; i < at + count; ++i) log_probability += std::log(std::max(words[i].probability, 1e-6f));
+      size_t letters = 0;
+      for (size_t i = at; i < at + count; ++i) {
+        letters += std::count_if(keys[i].begin(), keys[i].end(), [](unsigned char c) { return (c & 0xC0) != 0x80; });
+      }
       const bool unsure = log_probability < std::log(kSureCopies) * static_cast<double>(count);
-      if (copies >= kCopiesAtAnySpeed || unsure || duration < kSecondsPerWord * static_cast<double>(count)) {
+      const double least =
+          std::max(kSecondsPerWord * static_cast<double>(count), kSecondsPerLetter * static_cast<double>(letters));
+      if (copies >= kCopiesAtAnySpeed || unsure || duration < least) {
         *first_copy_end = at + n;
         return true;
       }

@@ -698,6 +698,13 @@ START_TEST(fast_repetition_is_a_loop_and_the_first_copy_is_known) {
 }
 END_TEST
 
+START_TEST(long_words_take_longer) {
+  size_t first = 0;
+  ck_assert(is_loop(said({"brother's", "brother's", "brother's"}, 0.3), &first));
+  ck_assert(!is_loop(said({"no", "no", "no"}, 0.3), &first));
+}
+END_TEST
+
 START_TEST(doubtful_repetition_is_a_loop) {
   size_t first = 0;
   ck_assert(is_loop(said({"one's", "brother's", "brother's", "brother's"}, 0.4, 0.4f), &first));
@@ -893,6 +900,7 @@ int main() {
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
   tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);
+  tcase_add_test(loops, long_words_take_longer);
   tcase_add_test(loops, doubtful_repetition_is_a_loop);
   tcase_add_test(loops, six_copies_are_a_loop_at_any_speed);
   tcase_add_test(loops, a_decode_that_hits_the_cap_is_a_loop);
