@@ -133,6 +133,33 @@ constexpr int16_t output(int32_t sum, int32_t bias, int16_t multiplier, const Ou
   return stage.mode == OutputMode::kGelu14 ? gelu_14bit(y, stage.gelu) : y;
 }
 
+// ---- Attention
+//
+// Scores are exact: sums of 64 products of int8 numbers, at most 2^20. A key's weight is
+//
+//   p = 2^-t in units of 2^-15, t = (largest score - score) * unit * log2(e) in units of 2^-11, at most 32 less one unit
+//
+// and a query's result sum_j p[j] v[j] / sum_j p[j]. So that no sum overflows, keys are added up in blocks of
+// kAttentionBlock: 512 * 32767 * 128 < 2^31; what remains is f32, in the order of the blocks.
+
+constexpr int kHeadWidth = 64;  // of every Whisper model
+constexpr int kAttentionBlock = 512;
+constexpr float kStepsPerNeper = 2954.6395f;  // 2^11 log2(e)
+constexpr float kMostSteps = 65535.0f;
+
+// 2^-x is 65534 - x (c1 - x (c2 - x c3)), x in units of 2^-16, each product's upper 16 bits taken. Of all integers these
+// have the least relative error, 2.9e-4, if the largest result is to be 65534, of which half is the largest int16.
+constexpr int kExpC1 = 45198, kExpC2 = 14751, kExpC3 = 2312, kExpOne = 65534;
+
+// difference: 0..2^30; steps_per_unit: kStepsPerNeper times the scores' unit, rounded to f32.
+inline int16_t attention_weight(int32_t difference, float steps_per_unit) {
+  const float steps = static_cast<float>(difference) * steps_per_unit;
+  const uint32_t t = static_cast<uint32_t>(std::nearbyint(steps < kMostSteps ? steps : kMostSteps));
+  const uint32_t x = (t << 5) & 65535;
+  const uint32_t y = kExpOne - (x * (kExpC1 - (x * (kExpC2 - (x * kExpC3 >> 16)) >> 16)) >> 16);
+  return static_cast<int16_t>(((y >> (t >> 11)) + 1) >> 1);
+}
+
 // ---- Between f32 and integers
 
 // x / scale rounded half to even (the processor's default mode), clamped to +-limit: what is out of the calibrated range

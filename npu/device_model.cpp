@@ -52,7 +52,7 @@ DeviceModel::DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder&
     pack(plan.out, l.out);
     pack(plan.fc1, l.fc1);
     pack(plan.fc2, l.fc2);
-    scales_.push_back({l.qkv.scale, l.out.scale, l.fc2.scale});
+    scales_.push_back({l.out.scale, l.fc2.scale});
     to += layer_size_;
   }
   weights_.to_device(layer_size_ * encoder.layers.size());

@@ -22,7 +22,7 @@ class DeviceModel {
   };
   // Units of the results, padded channels left out.
   struct Scales {
-    std::vector<float> qkv, out, fc2;
+    std::vector<float> out, fc2;
   };
 
   // Shared by all who ask for the same device and model while one of them lives. Thread-safe. Throws Error.

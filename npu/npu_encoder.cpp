@@ -214,11 +214,8 @@ class NpuSchedule : public EncoderSchedule {
       if (!turn_) turn_.lock();
       execute("npu qkv", plan.qkv, commands.qkv, true);
       sync_results(plan.qkv, positions);
-      attend({nullptr, plan.qkv.shape.n, result(plan.qkv, 0), scales.qkv.data()}, positions, workers);
-      for_rows(positions, workers, "npu quantize", [&](int row) {
-        quantize_row(&normed_[static_cast<size_t>(row) * plan.out.in], plan.out.in, l.inverse_out_input,
-                     input(plan, row));
-      });
+      attend(layer, result(plan.qkv, 0), plan.qkv.shape.n, positions, reinterpret_cast<uint8_t*>(input(plan, 0)),
+             plan.qkv.shape.k_bytes, Int8Format::kBytes, workers);
       if (*workers.abandoned) return;
       sync_inputs(positions);
       turn_.lock();

@@ -101,9 +101,9 @@ std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::functi
     packed.attention_norm = {std::move(l.attention_norm.gain), std::move(l.attention_norm.bias)};
     packed.mlp_norm = {std::move(l.mlp_norm.gain), std::move(l.mlp_norm.bias)};
     packed.inverse_qkv_input = l.qkv.inverse_input_scale;
-    packed.inverse_out_input = l.out.inverse_input_scale;
     packed.inverse_fc1_input = l.fc1.inverse_input_scale;
     packed.qkv = pack(l.qkv);
+    packed.attention = std::move(l.attention);
     packed.out = pack(l.out);
     packed.fc1 = pack(l.fc1);
     packed.fc2 = pack(l.fc2);
@@ -151,7 +151,6 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
   const size_t size = static_cast<size_t>(positions) * w_->dims.d_model;
   const bool bf16 = !w_->bf16_layers.empty();
   x_.resize(size);
-  normed_.resize(bf16 ? 0 : size);
   const auto show = [&](Activation activation, int layer, const std::vector<float>& values) {
     if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
@@ -182,12 +181,16 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
     ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
     linear(w, from.data(), w.in(), positions, to->data(), w.out(), epilogue, workers);
   };
+  normed_.resize(x_.size());
   qkv_.resize(3 * x_.size());
   hidden_.resize(4 * x_.size());
   norm(l.attention_norm, positions, normed_.data());
   show(Activation::kQkvInput, layer, normed_);
   product("qkv", l.qkv, normed_, &qkv_, Epilogue::kNone);
-  attend({qkv_.data(), l.qkv.out()}, positions, workers);
+  {
+    ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
+    attention(qkv_.data(), positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
+  }
   show(Activation::kOutInput, layer, normed_);
   product("out", l.out, normed_, &x_, Epilogue::kAdd);
   norm(l.mlp_norm, positions, normed_.data());
@@ -233,11 +236,11 @@ void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const 
 
 void EncoderSchedule::int8_attention(int layer, int positions, const Workers& workers) {
   const PackedInt8Layer& l = w_->int8_layers[layer];
-  qkv_.resize(3 * x_.size());
+  const Int8Format format = l.out.format();
+  qkv8_.resize(3 * x_.size());
   norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, workers);
-  int8_product("qkv", l.qkv, inputs_.data(), qkv_.data(), positions, workers);
-  attend({qkv_.data(), l.qkv.out()}, positions, workers);
-  to_int8(normed_, positions, l.inverse_out_input, workers);
+  int8_product("qkv", l.qkv, inputs_.data(), qkv8_.data(), positions, workers);
+  attend(layer, qkv8_.data(), l.qkv.out(), positions, inputs_.data(), w_->dims.d_model * element_size(format), format, workers);
   int8_product("out", l.out, inputs_.data(), x_.data(), positions, workers);
 }
 
@@ -249,9 +252,12 @@ void EncoderSchedule::int8_mlp(int layer, int positions, const Workers& workers)
   int8_product("fc2", l.fc2, hidden14_.data(), x_.data(), positions, workers);
 }
 
-void EncoderSchedule::attend(const AttentionInput& qkv, int positions, const Workers& workers) {
+void EncoderSchedule::attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, uint8_t* out, ptrdiff_t out_stride,
+                             Int8Format format, const Workers& workers) {
   ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
-  attention(qkv, positions, w_->dims.n_heads, normed_.data(), &attention_, workers);
+  const QuantizedAttention& a = w_->int8_layers[layer].attention;
+  whisperxdna2::int8_attention(qkv, stride, positions, w_->dims.n_heads, {a.score_unit.data(), a.result_scale.data()}, out,
+                               out_stride, format, &int8_attention_, workers);
 }
 
 template <class Take>
@@ -275,17 +281,6 @@ void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_
   inputs_.resize(rows * size);
   norm_rows(n, rows, workers,
             [&](int row, const float* values) { kernels.quantize8(values, d, inverse_scale, &inputs_[row * size]); });
-}
-
-void EncoderSchedule::to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers) {
-  ProfileScope scope("quantize", 0);
-  const Int8Kernels& kernels = int8_kernels();
-  const size_t element = element_size(kernels.format8), width = from.size() / rows;
-  inputs_.resize(from.size() * element);
-  ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
-    const size_t first = width * piece * kPieceRows, last = width * std::min(rows, (piece + 1) * kPieceRows);
-    kernels.quantize8(&from[first], static_cast<int>(last - first), inverse_scale, &inputs_[first * element]);
-  });
 }
 
 void EncoderSchedule::transpose(const float* mel, int frames) {

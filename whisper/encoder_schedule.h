@@ -12,6 +12,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/bf16_attention.h"
 #include "kernels/cpu/bf16_linear.h"
+#include "kernels/cpu/int8_attention.h"
 #include "kernels/cpu/int8_linear.h"
 #include "kernels/cpu/linear.h"
 #include "whisper/model.h"
@@ -36,8 +37,9 @@ struct PackedBF16Layer {
 // A layer of a QuantizedEncoder.
 struct PackedInt8Layer {
   PackedNorm attention_norm, mlp_norm;
-  float inverse_qkv_input = 0, inverse_out_input = 0, inverse_fc1_input = 0;  // scales
+  float inverse_qkv_input = 0, inverse_fc1_input = 0;  // scales
   Int8Linear qkv, out, fc1, fc2;
+  QuantizedAttention attention;
 };
 
 // Immutable; owns all it needs of the model. It has layers of one kind. The last norm is f32, and so is the stem but with bf16
@@ -97,11 +99,12 @@ class EncoderSchedule {
   virtual void int8_mlp(int layer, int positions, const Workers& workers);
   // For each layer; a result does not depend on it.
   virtual int threads() const { return threads_; }
-  // qkv: rows of [3 d_model] -> normed_ [positions][d_model]
-  void attend(const AttentionInput& qkv, int positions, const Workers& workers);
+  // The attention of an int8 layer: as int8_attention().
+  void attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, uint8_t* out, ptrdiff_t out_stride,
+              Int8Format format, const Workers& workers);
   const PackedEncoder& weights() const { return *w_; }
 
-  std::vector<float> x_, normed_;
+  std::vector<float> x_;
 
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
@@ -116,17 +119,18 @@ class EncoderSchedule {
   // Each row of x_, normalized, goes to take(row, values).
   template <class Take>
   void norm_rows(const PackedNorm& norm, int rows, const Workers& workers, const Take& take);
-  // Rows of x_, normalized, or of `from`, as the int8 inputs of a layer, into inputs_.
+  // Rows of x_, normalized, as the int8 inputs of a layer, into inputs_.
   void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Workers& workers);
-  void to_int8(const std::vector<float>& from, int rows, float inverse_scale, const Workers& workers);
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;
-  std::vector<float> frames_, conv_, qkv_, hidden_;
+  std::vector<float> frames_, conv_, normed_, qkv_, hidden_;
   AttentionScratch attention_;
   BF16AttentionScratch bf16_attention_;
+  Int8AttentionScratch int8_attention_;
   AlignedVector<uint16_t> bf16_inputs_, bf16_qkv_, bf16_hidden_;  // bf16: what inputs_, qkv_, hidden_ (or conv_) are otherwise
   std::vector<uint8_t> inputs_;    // int8: of the next linear layer
+  std::vector<int8_t> qkv8_;       // int8: queries, keys and values
   std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2
 };
 

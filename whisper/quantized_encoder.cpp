@@ -27,7 +27,7 @@ void visit(V& v, QuantizedLinear& l, int out, int in, OutputMode mode, bool inpu
   v.array(l.weight, static_cast<size_t>(out) * in);
   v.array(l.bias, out);
   v.array(l.multiplier, out);
-  v.array(l.scale, mode == OutputMode::kGelu14 ? 0 : out);
+  v.array(l.scale, mode == OutputMode::kInt16 ? out : 0);
 }
 
 template <class V>
@@ -37,6 +37,8 @@ void visit(V& v, QuantizedLayer& l, int d) {
     v.array(n->bias, d);
   }
   visit(v, l.qkv, 3 * d, d, OutputMode::kInt8, false);
+  v.array(l.attention.score_unit, d / kHeadWidth);
+  v.array(l.attention.result_scale, d);
   visit(v, l.out, d, d, OutputMode::kInt16, false);
   visit(v, l.fc1, 4 * d, d, OutputMode::kGelu14, false);
   visit(v, l.fc2, d, 4 * d, OutputMode::kInt16, true);
@@ -86,6 +88,13 @@ class Reader {
 bool all_finite(const std::vector<float>& values) {
   for (float v : values) {
     if (!std::isfinite(v)) return false;
+  }
+  return true;
+}
+
+bool all_positive(const std::vector<float>& values) {
+  for (float v : values) {
+    if (!(std::isfinite(v) && v > 0)) return false;
   }
   return true;
 }
@@ -143,6 +152,9 @@ void parse_quantized_layers(const std::string& bytes, const std::string& content
       if (!all_finite(n->gain) || !all_finite(n->bias)) {
         throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a norm is not a number");
       }
+    }
+    if (!all_positive(l.attention.score_unit) || !all_positive(l.attention.result_scale)) {
+      throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a unit of attention is not a positive number");
     }
     for (const QuantizedLinear* linear : {&l.qkv, &l.out, &l.fc1, &l.fc2}) {
       const std::string what = flaw(*linear);

@@ -1,7 +1,7 @@
 // Whisper's encoder layers in integers: the only thing the CPU's and the NPU's int8 executors share, and all they need
 // besides the model's stem, positions and last norm. What the numbers mean is defined in kernels/arithmetic.h.
 //
-//   x (f32) --norm--> int8 --qkv--> int8 --attention (f32)--> int8 --out--> int16 --+ x
+//   x (f32) --norm--> int8 --qkv--> int8 --attention--> int8 --out--> int16 --+ x
 //   x (f32) --norm--> int8 --fc1--> 14 bits, after GELU --fc2--> int16 --+ x
 #pragma once
 
@@ -18,13 +18,20 @@ namespace whisperxdna2 {
 struct QuantizedLinear {
   int out = 0, in = 0;
   OutputStage stage;
-  // Inputs are quantize(x, inverse_input_scale, kInt8Limit). fc2 (input_14bit) takes fc1's results as they are.
+  // Inputs of qkv and fc1 are quantize(x, inverse_input_scale, kInt8Limit). `out` takes attention's results as they are,
+  // fc2 (input_14bit) those of fc1.
   bool input_14bit = false;
   float inverse_input_scale = 0;
   std::vector<int8_t> weight;       // [out][in], in +-127
   std::vector<int32_t> bias;        // [out]
   std::vector<int16_t> multiplier;  // [out], 0..32767
-  std::vector<float> scale;         // [out] units of the results; empty for fc1
+  std::vector<float> scale;         // [out] units of the results; empty for qkv and fc1
+};
+
+// The integers of one head's queries times those of its keys have one unit, whatever the channel.
+struct QuantizedAttention {
+  std::vector<float> score_unit;    // [heads]
+  std::vector<float> result_scale;  // [d_model] attention's results become quantize(result, result_scale, kInt8Limit) for `out`
 };
 
 struct QuantizedNorm {
@@ -34,6 +41,7 @@ struct QuantizedNorm {
 struct QuantizedLayer {
   QuantizedNorm attention_norm, mlp_norm;
   QuantizedLinear qkv;  // queries (scaled by 1/8, as the scores want them), keys, values: [3 d_model][d_model]
+  QuantizedAttention attention;
   QuantizedLinear out, fc1, fc2;
 };
 

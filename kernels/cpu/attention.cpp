@@ -1,54 +1,21 @@
 #include "kernels/cpu/attention.h"
 
-#include <xmmintrin.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include "kernels/cpu/panels.h"
 
 namespace whisperxdna2 {
 namespace {
 
 constexpr int kTileRows = 24;  // queries of a task; their scores over 1500 keys fit the second cache
 
-// A head's part of a row, from `column`; in `buffer` where it is not f32 yet.
-const float* head_part(const AttentionInput& in, int row, int column, float* buffer, const F32Kernels& kernels) {
-  const ptrdiff_t at = row * in.stride + column;
-  if (in.values) return in.values + at;
-  kernels.dequantize(in.integers + at, in.scale + column, kHeadWidth, buffer);
-  return buffer;
-}
-
-// A head's keys, from `column`, as panels [head width][panel], the last one filled up with zeros.
-void pack_keys(const AttentionInput& in, int rows, int columns, int column, float* keys, const F32Kernels& kernels) {
-  const int panel = kernels.panel;
-  float buffer[4][kHeadWidth];
-  for (int row = 0; row < columns;) {
-    float* to = keys + static_cast<size_t>(row / panel) * panel * kHeadWidth + row % panel;
-    if (panel % 4 == 0 && row + 4 <= rows) {
-      const float* k[4];
-      for (int r = 0; r < 4; ++r) k[r] = head_part(in, row + r, column, buffer[r], kernels);
-      for (int c = 0; c < kHeadWidth; c += 4, to += 4 * panel) {
-        __m128 x0 = _mm_loadu_ps(k[0] + c), x1 = _mm_loadu_ps(k[1] + c), x2 = _mm_loadu_ps(k[2] + c), x3 = _mm_loadu_ps(k[3] + c);
-        _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-        _mm_storeu_ps(to, x0);
-        _mm_storeu_ps(to + panel, x1);
-        _mm_storeu_ps(to + 2 * panel, x2);
-        _mm_storeu_ps(to + 3 * panel, x3);
-      }
-      row += 4;
-    } else {
-      const float* k = row < rows ? head_part(in, row, column, buffer[0], kernels) : nullptr;
-      for (int c = 0; c < kHeadWidth; ++c) to[static_cast<size_t>(c) * panel] = k ? k[c] : 0.0f;
-      ++row;
-    }
-  }
-}
-
 }  // namespace
 
-void attention(const AttentionInput& qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
+void attention(const float* qkv, int rows, int heads, float* out, AttentionScratch* scratch, const Workers& workers,
                const F32Kernels& kernels) {
   const int width = heads * kHeadWidth;
+  const ptrdiff_t stride = 3 * width;
   const int panel = kernels.panel;
   const int key_panels = (rows + panel - 1) / panel;
   const int columns = key_panels * panel;
@@ -61,11 +28,11 @@ void attention(const AttentionInput& qkv, int rows, int heads, float* out, Atten
 
   ThreadPool& pool = ThreadPool::instance();
   pool.parallel_for(workers, heads, [&](int head) {
-    float buffer[kHeadWidth];
-    pack_keys(qkv, rows, columns, width + head * kHeadWidth, scratch->keys.data() + keys_size * head, kernels);
+    const float* k = qkv + width + head * kHeadWidth;
+    pack_panels(k, stride * sizeof *k, rows, kHeadWidth, panel, scratch->keys.data() + keys_size * head);
     float* values = scratch->values.data() + values_size * head;
     for (int row = 0; row < rows; ++row) {
-      const float* v = head_part(qkv, row, 2 * width + head * kHeadWidth, buffer, kernels);
+      const float* v = k + width + row * stride;
       for (int p = 0; p < value_panels; ++p) {
         std::memcpy(values + (static_cast<size_t>(p) * rows + row) * panel, v + p * panel, panel * sizeof *v);
       }
@@ -78,14 +45,11 @@ void attention(const AttentionInput& qkv, int rows, int heads, float* out, Atten
     thread_local AlignedVector<float> tile;
     tile.resize(std::max(tile.size(), static_cast<size_t>(kTileRows) * columns));
     float* scores = tile.data();
-    float inverse[kTileRows], queries[kTileRows * kHeadWidth];
+    float inverse[kTileRows];
     GemmTask t{};
     t.rows = std::min(kTileRows, rows - row);
-    t.a = head_part(qkv, row, head * kHeadWidth, queries, kernels);
-    t.a_stride = qkv.values ? qkv.stride : kHeadWidth;
-    for (int r = 1; !qkv.values && r < t.rows; ++r) {
-      head_part(qkv, row + r, head * kHeadWidth, queries + r * kHeadWidth, kernels);
-    }
+    t.a = qkv + row * stride + head * kHeadWidth;
+    t.a_stride = stride;
     t.b = scratch->keys.data() + keys_size * head;
     t.k = kHeadWidth;
     t.n = columns;

@@ -1,39 +1,13 @@
 #include "kernels/cpu/bf16_attention.h"
 
-#include <xmmintrin.h>
-
 #include <algorithm>
-#include <cstring>
+
+#include "kernels/cpu/panels.h"
 
 namespace whisperxdna2 {
 namespace {
 
 constexpr int kTileRows = 28;  // queries of a task: two blocks of AVX-512
-
-// A head's keys as panels [head width / 2][panel][2], the last one filled up with zeros.
-void pack_keys(const uint16_t* k, ptrdiff_t stride, int rows, int panel, int columns, uint16_t* to) {
-  for (int first = 0; first < columns; first += panel, to += static_cast<size_t>(panel) * kHeadWidth) {
-    const int whole = std::min(panel, rows - first) / 4 * 4;
-    for (int row = 0; row < whole; row += 4) {
-      const uint16_t* from = k + (first + row) * stride;
-      const auto load = [&](int r, int c) { return _mm_loadu_ps(reinterpret_cast<const float*>(from + r * stride + c)); };
-      for (int c = 0; c < kHeadWidth; c += 8) {
-        __m128 x0 = load(0, c), x1 = load(1, c), x2 = load(2, c), x3 = load(3, c);  // a pair in each lane
-        _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-        float* block = reinterpret_cast<float*>(to + (static_cast<size_t>(c) / 2 * panel + row) * 2);
-        _mm_storeu_ps(block, x0);
-        _mm_storeu_ps(block + panel, x1);
-        _mm_storeu_ps(block + 2 * panel, x2);
-        _mm_storeu_ps(block + 3 * panel, x3);
-      }
-    }
-    for (int row = whole; row < panel; ++row) {
-      for (int c = 0; c < kHeadWidth; ++c) {
-        to[(static_cast<size_t>(c / 2) * panel + row) * 2 + c % 2] = first + row < rows ? k[(first + row) * stride + c] : 0;
-      }
-    }
-  }
-}
 
 // A head's values as panels [rows / 2, rounded up][panel][2]. The one there may be too many is zero, whatever its weight is.
 void pack_values(const uint16_t* v, ptrdiff_t stride, int rows, int panel, uint16_t* to) {
@@ -69,7 +43,7 @@ void bf16_attention(const uint16_t* qkv, int rows, int heads, uint16_t* out, BF1
   ThreadPool& pool = ThreadPool::instance();
   pool.parallel_for(workers, heads, [&](int head) {
     const uint16_t* k = qkv + width + head * kHeadWidth;
-    pack_keys(k, stride, rows, panel, columns, scratch->keys.data() + keys_size * head);
+    pack_panels(k, stride * sizeof *k, rows, kHeadWidth / 2, panel, scratch->keys.data() + keys_size * head);
     pack_values(k + width, stride, rows, panel, scratch->values.data() + values_size * head);
   });
 

@@ -132,15 +132,10 @@ void add(float* y, const float* x, size_t count) {
   for (; i < count; ++i) y[i] += x[i];
 }
 
-// Without V: compilers make vectors of it.
-inline void dequantize(const int8_t* x, const float* scale, int count, float* y) {
-  for (int i = 0; i < count; ++i) y[i] = scale[i] * static_cast<float>(x[i]);
-}
-
 // R: rows of a block, as many as the instruction set has registers for.
 template <class V, int R>
 constexpr F32Kernels make_f32_kernels() {
-  return {kPanelVectors * V::kLanes, gemm<V, R>, softmax<V>, layer_norm<V>, add<V>, dequantize};
+  return {kPanelVectors * V::kLanes, gemm<V, R>, softmax<V>, layer_norm<V>, add<V>};
 }
 
 }  // namespace

@@ -40,8 +40,6 @@ struct F32Kernels {
   void (*layer_norm)(const float* x, int rows, int width, const float* gain, const float* bias, float* y);
   // y += x
   void (*add)(float* y, const float* x, size_t count);
-  // y[i] = scale[i] * x[i]
-  void (*dequantize)(const int8_t* x, const float* scale, int count, float* y);
 };
 
 // The table for an instruction set the processor has; by default the one in use.

@@ -89,7 +89,7 @@ inline void int8_block(const Int8GemmTask& t, const Part& part, const OutputVect
       const ptrdiff_t at = (row + r) * t.y_stride + n;
       switch (t.stage.mode) {
         case OutputMode::kInt8:
-          v.store_scaled(t.scale + n, static_cast<float*>(t.y) + at);
+          v.store_int8(static_cast<int8_t*>(t.y) + at);
           break;
         case OutputMode::kInt16:
           v.add_scaled(t.scale + n, static_cast<float*>(t.y) + at);

@@ -15,6 +15,7 @@ enum class Int8Format {
   kPairs,  // int16, two to a step. For any input; the weights are widened as they are used.
   kQuads,  // uint8, value + 128, four to a step. For int8 inputs on processors that multiply u8 by s8 without saturation.
            // Weights of 14-bit inputs may lie in this order, too.
+  kBytes,  // int8: what the NPU reads
 };
 constexpr int steps_k(Int8Format format) { return format == Int8Format::kPairs ? 2 : 4; }
 constexpr size_t element_size(Int8Format format) { return format == Int8Format::kPairs ? 2 : 1; }
@@ -31,15 +32,36 @@ struct Int8GemmTask {
   const int32_t* weight_sum;  // [n] sum_k b[n][k]; 14-bit inputs with weights14 == kQuads
   uint8_t* scratch;           // k * kInt8ScratchPerInput bytes, at a cache line; where weight_sum is
   const int32_t* multiplier;  // [n]
-  const float* scale;         // [n] units of the results; kInt8 and kInt16
+  const float* scale;         // [n] units of the results; kInt16
   OutputStage stage;
-  // kInt8:   float y = scale * result        kInt16: float y += scale * result, product and sum each rounded
+  // kInt8: int8 y = result        kInt16: float y += scale * result, product and sum each rounded
   // kGelu14: int16 y = result
   void* y;
   ptrdiff_t y_stride;  // in elements
 };
 constexpr int kInt8TaskRows = 96;
 constexpr int kInt8ScratchPerInput = 3 * kInt8TaskRows + 8;
+
+// Attention of some queries of one head to all its keys, as kernels/arithmetic.h defines it.
+struct Int8AttentionTask {
+  const int8_t* queries;     // rows at `stride`
+  ptrdiff_t stride;
+  int rows;                  // at most kInt8AttentionRows
+  int keys;
+  // Packed: panel p holds keys p * panel .., [kHeadWidth / step][panel][step] in format8, int16 if that is kPairs; the last
+  // one is filled up with zeros.
+  const uint8_t* packed_keys;
+  const int32_t* key_start;  // [keys, rounded up to a panel] kQuads: -128 * the sum of the key; else 0
+  const int16_t* values;     // [keys / 2, rounded up][kHeadWidth][2], filled up with zeros
+  float steps_per_unit;      // as attention_weight() takes it
+  const float* scale;        // [kHeadWidth] the results become quantize(result, scale, kInt8Limit)
+  uint8_t* out;              // rows at out_stride bytes, in `format`
+  ptrdiff_t out_stride;
+  Int8Format format;
+  int32_t* scores;           // scratch: [rows][keys rounded up to a panel]
+  int16_t* weights;          // scratch: the same
+};
+constexpr int kInt8AttentionRows = 24;
 
 struct Int8Kernels {
   int panel;            // columns of a packed panel, a divisor of 64
@@ -49,6 +71,7 @@ struct Int8Kernels {
   void (*gemm14)(const Int8GemmTask& task);
   // quantize(x[i], inverse_scale, kInt8Limit) in format8. count: a multiple of 16.
   void (*quantize8)(const float* x, int count, float inverse_scale, uint8_t* to);
+  void (*attention)(const Int8AttentionTask& task);
 };
 
 // The table for an instruction set the processor has; by default the one in use.

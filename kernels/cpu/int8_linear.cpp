@@ -20,7 +20,7 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
   if (l.out <= 0 || l.in <= 0 || l.out % 64 != 0 || l.in % 64 != 0) {
     throw std::invalid_argument("int8 layers have multiples of 64 inputs and outputs");
   }
-  if (l.stage.mode != OutputMode::kGelu14) scale_.assign(l.scale, l.scale + l.out);
+  if (l.stage.mode == OutputMode::kInt16) scale_.assign(l.scale, l.scale + l.out);
   const Int8Format order = input_14bit_ ? kernels.weights14 : format_;
   const int panel = kernels.panel, step = steps_k(order);
   for (int n = 0; n < out_; ++n) {
@@ -40,7 +40,8 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
 
 void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
                  const Int8Kernels& kernels) {
-  const size_t y_size = l.stage_.mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
+  const OutputMode mode = l.stage_.mode;
+  const size_t y_size = mode == OutputMode::kInt8 ? 1 : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
   for_gemm_tasks(workers, rows, kInt8TaskRows, l.out_, kernels.panel,
                  [&](int row, int count, int first_panel, int last_panel) {
     Int8GemmTask t{};

@@ -15,7 +15,7 @@ struct Int8Layer {
   const int8_t* weight;       // [out][in] row-major
   const int32_t* bias;        // [out]
   const int16_t* multiplier;  // [out]
-  const float* scale;         // [out] units of the results; unused for kGelu14
+  const float* scale;         // [out] units of the results; for kInt16 only
   OutputStage stage;
   bool input_14bit;           // inputs are 14 bits, else int8
 };

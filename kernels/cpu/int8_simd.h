@@ -1,6 +1,7 @@
 // Vectors of int32 with one interface for each instruction set. Included only by the files that are compiled for one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -20,6 +21,7 @@ struct I32x1 {
   int32_t v;
 
   static I32x1 load(const int32_t* p) { return {*p}; }
+  static I32x1 set(int32_t x) { return {x}; }
   void store(int32_t* p) const { *p = v; }
   // Four bytes of inputs in every lane.
   static I32x1 broadcast(const uint8_t* p) {
@@ -41,9 +43,22 @@ struct I32x1 {
   static I32x1 output(I32x1 sum, const int32_t* multiplier, const OutputStage& stage) {
     return {whisperxdna2::output(sum.v, 0, static_cast<int16_t>(*multiplier), stage)};
   }
-  void store_scaled(const float* scale, float* y) const { *y = dequantize(v, *scale); }
   void add_scaled(const float* scale, float* y) const { *y += dequantize(v, *scale); }
+  void store_int8(int8_t* y) const { *y = static_cast<int8_t>(v); }
   void store_int16(int16_t* y) const { *y = static_cast<int16_t>(v); }
+
+  // The weights of keys with these scores, an even number. Returns their sum.
+  static int32_t weights(const int32_t* scores, int count, int32_t largest, float steps_per_unit, int16_t* to) {
+    int32_t sum = 0;
+    for (int i = 0; i < count; ++i) sum += to[i] = attention_weight(largest - scores[i], steps_per_unit);
+    return sum;
+  }
+  static int32_t largest(const int32_t* scores, int count) { return *std::max_element(scores, scores + count); }
+  void store_f32(float* y) const { *y = static_cast<float>(v); }
+  // The last step of attention: y[i] = quantize(x[i] * factor, scale[i], kInt8Limit)
+  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
+    for (int i = 0; i < count; ++i) y[i] = static_cast<int8_t>(quantize(x[i] * factor, scale[i], kInt8Limit));
+  }
 
   static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
     for (int i = 0; i < count; ++i) {
@@ -121,6 +136,17 @@ struct OutputVectors<I32x1> {
 };
 
 #if defined(__AVX2__)
+inline int32_t sum_of(__m256i v) {
+  __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
+}
+inline int32_t largest_of(__m256i v) {
+  __m128i x = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  x = _mm_max_epi32(x, _mm_shuffle_epi32(x, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
+}
+
 struct I32x8 {
   static constexpr int kLanes = 8;
   static constexpr int kPartBytes = 16384;  // half of the first cache
@@ -177,9 +203,6 @@ struct I32x8 {
     slope->v = _mm256_sub_epi32(_mm256_srli_epi32(both, 16), entry->v);
   }
 
-  void store_scaled(const float* scale, float* y) const {
-    _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(scale)));
-  }
   void add_scaled(const float* scale, float* y) const {
     const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(scale));
     _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), scaled));
@@ -188,6 +211,45 @@ struct I32x8 {
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(y), narrow);
   }
+  void store_int8(int8_t* y) const {
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(y), _mm_packs_epi16(narrow, narrow));
+  }
+
+  static int32_t weights(const int32_t* scores, int count, int32_t largest, float steps_per_unit, int16_t* to) {
+    const __m256i most = _mm256_set1_epi32(largest), one = _mm256_set1_epi32(kExpOne);
+    const __m256i c1 = _mm256_set1_epi32(kExpC1), c2 = _mm256_set1_epi32(kExpC2), c3 = _mm256_set1_epi32(kExpC3);
+    const __m256 factor = _mm256_set1_ps(steps_per_unit), most_steps = _mm256_set1_ps(kMostSteps);
+    __m256i sum = _mm256_setzero_si256();
+    for (int i = 0; i < count; i += 8) {
+      const __m256i difference = _mm256_sub_epi32(most, load(scores + i).v);
+      const __m256i t =
+          _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(difference), factor), most_steps));
+      const __m256i x = _mm256_srli_epi32(_mm256_slli_epi32(t, 21), 16);
+      // Upper halves are zero and stay so.
+      __m256i y = _mm256_sub_epi32(c2, _mm256_mulhi_epu16(x, c3));
+      y = _mm256_sub_epi32(c1, _mm256_mulhi_epu16(x, y));
+      y = _mm256_sub_epi32(one, _mm256_mulhi_epu16(x, y));
+      y = _mm256_srlv_epi32(y, _mm256_srli_epi32(t, 11));
+      const __m256i p = _mm256_avg_epu16(y, _mm256_setzero_si256());
+      sum = _mm256_add_epi32(sum, p);
+      I32x8{p}.store_int16(to + i);
+    }
+    return sum_of(sum);
+  }
+  static int32_t largest(const int32_t* scores, int count) {
+    I32x8 most = load(scores);
+    for (int i = 8; i < count; i += 8) most = max(most, load(scores + i));
+    return largest_of(most.v);
+  }
+  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
+    const __m256 row = _mm256_set1_ps(factor), high = _mm256_set1_ps(kInt8Limit), low = _mm256_set1_ps(-kInt8Limit);
+    for (int i = 0; i < count; i += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), row), _mm256_loadu_ps(scale + i));
+      I32x8{_mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, high), low))}.store_int8(y + i);
+    }
+  }
+  void store_f32(float* y) const { _mm256_storeu_ps(y, _mm256_cvtepi32_ps(v)); }
 
   static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
     const __m256 inverse = _mm256_set1_ps(inverse_scale);
@@ -226,6 +288,53 @@ struct I32x16 {
     v = _mm512_dpbusd_epi32(v, x.v, w);
 #endif
   }
+
+  // For an int16 and an int8 that was widened.
+  void add_pairs(I32x16 x, const void* weights) {
+    const __m512i w = _mm512_loadu_si512(weights);
+#if defined(__AVX512VNNI__)
+    asm("vpdpwssd %2, %1, %0" : "+v"(v) : "v"(x.v), "v"(w));
+#else
+    v = _mm512_dpwssd_epi32(v, x.v, w);
+#endif
+  }
+
+  static int32_t weights(const int32_t* scores, int count, int32_t largest, float steps_per_unit, int16_t* to) {
+    const __m512i most = _mm512_set1_epi32(largest), one = _mm512_set1_epi16(static_cast<int16_t>(kExpOne));
+    const __m512i c1 = _mm512_set1_epi16(static_cast<int16_t>(kExpC1)), c2 = _mm512_set1_epi16(kExpC2);
+    const __m512i c3 = _mm512_set1_epi16(kExpC3), ones = _mm512_set1_epi16(1);
+    const __m512 factor = _mm512_set1_ps(steps_per_unit), most_steps = _mm512_set1_ps(kMostSteps);
+    const auto steps = [&](int i) {
+      const __m512 difference = _mm512_cvtepi32_ps(_mm512_sub_epi32(most, load(scores + i).v));
+      return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(difference, factor), most_steps));
+    };
+    I32x16 sum = set(0);
+    for (int i = 0; i < count; i += 32) {
+      const __m512i t = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(steps(i))),
+                                           _mm512_cvtepi32_epi16(steps(i + 16)), 1);
+      const __m512i x = _mm512_slli_epi16(t, 5);
+      __m512i y = _mm512_sub_epi16(c2, _mm512_mulhi_epu16(x, c3));
+      y = _mm512_sub_epi16(c1, _mm512_mulhi_epu16(x, y));
+      y = _mm512_sub_epi16(one, _mm512_mulhi_epu16(x, y));
+      y = _mm512_avg_epu16(_mm512_srlv_epi16(y, _mm512_srli_epi16(t, 11)), _mm512_setzero_si512());
+      _mm512_storeu_si512(to + i, y);
+      sum.add_pairs({y}, &ones);
+    }
+    return sum_of(_mm256_add_epi32(_mm512_castsi512_si256(sum.v), _mm512_extracti64x4_epi64(sum.v, 1)));
+  }
+  static int32_t largest(const int32_t* scores, int count) {
+    I32x16 most = load(scores);
+    for (int i = 16; i < count; i += 16) most = max(most, load(scores + i));
+    return largest_of(_mm256_max_epi32(_mm512_castsi512_si256(most.v), _mm512_extracti64x4_epi64(most.v, 1)));
+  }
+  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
+    const __m512 row = _mm512_set1_ps(factor), high = _mm512_set1_ps(kInt8Limit), low = _mm512_set1_ps(-kInt8Limit);
+    for (int i = 0; i < count; i += 16) {
+      const __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), row), _mm512_loadu_ps(scale + i));
+      I32x16{_mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, high), low))}.store_int8(y + i);
+    }
+  }
+  void store_f32(float* y) const { _mm512_storeu_ps(y, _mm512_cvtepi32_ps(v)); }
 
   // Of int16.
   static int32_t least_of(const uint8_t* a, int count) {
@@ -302,15 +411,15 @@ struct I32x16 {
     slope->v = _mm512_sub_epi32(next, entry->v);
   }
 
-  void store_scaled(const float* scale, float* y) const {
-    _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale)));
-  }
   void add_scaled(const float* scale, float* y) const {
     const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale));
     _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), scaled));
   }
   void store_int16(int16_t* y) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtsepi32_epi16(v));
+  }
+  void store_int8(int8_t* y) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm512_cvtsepi32_epi8(v));
   }
 
   static void quantize_quads(const float* x, int count, float inverse_scale, uint8_t* to) {

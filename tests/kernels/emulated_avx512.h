@@ -62,6 +62,22 @@ inline simde__m512i emulated_cvtepu16_epi32(__m256i a) {
   to.m256i[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, 1));
   return simde__m512i_from_private(to);
 }
+inline __m256i emulated_cvtepi32_epi16(simde__m512i a) {
+  const simde__m512i_private from = simde__m512i_to_private(a);
+  int16_t to[16];
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int16_t>(from.i32[i]);
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(to));
+}
+inline simde__m512i emulated_mulhi_epu16(simde__m512i a, simde__m512i b) {
+  simde__m512i_private x = simde__m512i_to_private(a), y = simde__m512i_to_private(b);
+  x.m256i[0] = _mm256_mulhi_epu16(x.m256i[0], y.m256i[0]);
+  x.m256i[1] = _mm256_mulhi_epu16(x.m256i[1], y.m256i[1]);
+  return simde__m512i_from_private(x);
+}
+#undef _mm512_cvtepi32_epi16
+#undef _mm512_mulhi_epu16
+#define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
+#define _mm512_mulhi_epu16 emulated_mulhi_epu16
 #undef _mm512_cvtepu16_epi32
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 #undef _mm512_cvtph_ps

@@ -220,6 +220,24 @@ START_TEST(gelu_stays_in_14_bits_for_every_input_and_any_legal_scale) {
 }
 END_TEST
 
+START_TEST(attention_weights_are_powers_within_their_bound) {
+  for (float steps_per_unit : {0.0001f, 0.037f, 1.0f, 700.0f, 1e30f}) {
+    ck_assert_int_eq(attention_weight(0, steps_per_unit), INT16_MAX);
+    int before = INT16_MAX;
+    for (int round = 0; round <= 40000; ++round) {
+      const int32_t difference = round < 40000 ? round * 53 : 1 << 30;
+      const int weight = attention_weight(difference, steps_per_unit);
+      const double exact = 32767 * std::exp2(-difference * double{steps_per_unit} / 2048);
+      // Half a unit by rounding the result and one by cutting off the products, half a step of the exponent, the polynomial.
+      ck_assert_double_le(std::fabs(weight - exact), 1 + exact * (std::exp2(0.5 / 2048) - 1 + 3e-4));
+      ck_assert_int_le(weight, before + 1);
+      before = weight;
+    }
+  }
+  ck_assert_int_eq(attention_weight(1 << 21, 1), 0);
+}
+END_TEST
+
 START_TEST(quantize_rounds_half_even_and_saturates) {
   ck_assert_int_eq(quantize(0.5f, 1, 127), 0);
   ck_assert_int_eq(quantize(1.5f, 1, 127), 2);
@@ -256,6 +274,7 @@ int main() {
   tcase_add_test(tests, gelu_table_is_its_formula);
   tcase_add_test(tests, gelu_is_the_erf_form_within_its_bound_over_all_inputs);
   tcase_add_test(tests, gelu_stays_in_14_bits_for_every_input_and_any_legal_scale);
+  tcase_add_test(tests, attention_weights_are_powers_within_their_bound);
   tcase_add_test(tests, quantize_rounds_half_even_and_saturates);
   tcase_add_test(tests, dequantize_inverts_quantize_on_its_grid);
   SRunner* runner = srunner_create(suite);

@@ -10,10 +10,7 @@
 
 #include "kernels/arithmetic.h"
 #include "kernels/cpu/int8_linear.h"
-
-namespace whisperxdna2 {
-extern const Int8Kernels kInt8KernelsEmulatedAvx512;
-}
+#include "tests/kernels/int8_sets.h"
 
 using namespace whisperxdna2;
 
@@ -21,22 +18,6 @@ namespace {
 
 std::mt19937 rng(20260102);
 int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
-
-// The sets this machine can run, in the order of the loop tests below.
-enum Set { kScalarSet, kAvx2Set, kAvx512Set, kEmulatedAvx512Set, kSets };
-
-const Int8Kernels* kernels_of(int set) {
-  switch (set) {
-    case kScalarSet:
-      return &int8_kernels(Isa::kScalar);
-    case kAvx2Set:
-      return has_isa(Isa::kAvx2) ? &int8_kernels(Isa::kAvx2) : nullptr;
-    case kAvx512Set:
-      return has_isa(Isa::kAvx512) ? &int8_kernels(Isa::kAvx512) : nullptr;
-    default:
-      return &kInt8KernelsEmulatedAvx512;
-  }
-}
 
 struct Problem {
   int rows, out, in;
@@ -112,25 +93,24 @@ int wrong_results(const Problem& p, const Int8Kernels& kernels, int threads) {
   const int stride = p.out + 8;  // wider than the rows
   int wrong = 0;
   const auto at = [&](int r, int n) { return static_cast<size_t>(r) * stride + n; };
-  if (p.stage.mode == OutputMode::kGelu14) {
-    std::vector<int16_t> y(at(p.rows, 0), 4242);
+  const auto compare = [&](auto y, int untouched) {
+    y.assign(at(p.rows, 0), untouched);
     int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
     for (int r = 0; r < p.rows; ++r) {
       for (int n = 0; n < stride; ++n) {
-        wrong += y[at(r, n)] != (n < p.out ? p.results[static_cast<size_t>(r) * p.out + n] : 4242);
+        wrong += y[at(r, n)] != (n < p.out ? p.results[static_cast<size_t>(r) * p.out + n] : untouched);
       }
     }
     return wrong;
-  }
+  };
+  if (p.stage.mode == OutputMode::kGelu14) return compare(std::vector<int16_t>(), 4242);
+  if (p.stage.mode == OutputMode::kInt8) return compare(std::vector<int8_t>(), 42);
   std::vector<float> y(at(p.rows, 0), 0.3f);
   int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
   for (int r = 0; r < p.rows; ++r) {
     for (int n = 0; n < stride; ++n) {
       float expected = 0.3f;
-      if (n < p.out) {
-        const float value = dequantize(p.results[static_cast<size_t>(r) * p.out + n], p.scale[n]);
-        expected = p.stage.mode == OutputMode::kInt16 ? expected + value : value;
-      }
+      if (n < p.out) expected += dequantize(p.results[static_cast<size_t>(r) * p.out + n], p.scale[n]);
       wrong += y[at(r, n)] != expected;
     }
   }

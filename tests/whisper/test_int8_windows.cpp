@@ -1,4 +1,4 @@
-// Whisper base on twenty windows of speech: the products of the int8 encoder are the same numbers in every set of
+// Whisper base on twenty windows of speech: the products and attention of the int8 encoder are the same numbers in every set of
 // kernels, and its features the same with any number of threads; those of the other encoders, too, on some of them.
 #include <algorithm>
 #include <cstdlib>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/int8_attention.h"
 #include "kernels/cpu/int8_linear.h"
 #include "tools/speech.h"
 #include "whisper/bundled_speech.h"
@@ -66,32 +67,46 @@ struct Product {
     }
   }
 
-  bool hidden() const { return l.stage.mode == OutputMode::kGelu14; }
+  size_t result_size() const {
+    const OutputMode mode = l.stage.mode;
+    return mode == OutputMode::kInt8 ? sizeof(int8_t) : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
+  }
 
-  // The results of x [rows][in] as they are in memory: f32, or 14 bits.
+  // The results of x [rows][in] as they are in memory: bytes, f32, or 14 bits.
   std::vector<uint8_t> results(int set, const std::vector<int16_t>& x, int threads) const {
     const Int8Linear& linear = packed[set];
     const int rows = static_cast<int>(x.size()) / l.in;
     const std::vector<uint8_t> in = in_format(x, linear.format());
-    std::vector<uint8_t> out(static_cast<size_t>(rows) * l.out * (hidden() ? sizeof(int16_t) : sizeof(float)));
+    std::vector<uint8_t> out(static_cast<size_t>(rows) * l.out * result_size());
     int8_linear(linear, in.data(), rows, out.data(), l.out, threads, int8_kernels(kIsas[set]));
     return out;
   }
 
   // The same by definition.
   std::vector<uint8_t> defined(const std::vector<int16_t>& x) const {
-    std::vector<int16_t> integers;
-    std::vector<float> values;
+    std::vector<uint8_t> bytes;
+    const auto append = [&](auto value) {
+      const auto* from = reinterpret_cast<const uint8_t*>(&value);
+      bytes.insert(bytes.end(), from, from + sizeof value);
+    };
     for (size_t row = 0; row < x.size(); row += l.in) {
       for (int n = 0; n < l.out; ++n) {
         const int32_t sum = dot(&x[row], &l.weight[static_cast<size_t>(n) * l.in], l.in);
-        integers.push_back(output(sum, l.bias[n], l.multiplier[n], l.stage));
-        if (!hidden()) values.push_back(dequantize(integers.back(), l.scale[n]));
+        const int16_t y = output(sum, l.bias[n], l.multiplier[n], l.stage);
+        switch (l.stage.mode) {
+          case OutputMode::kInt8:
+            append(static_cast<int8_t>(y));
+            break;
+          case OutputMode::kInt16:
+            append(dequantize(y, l.scale[n]));
+            break;
+          case OutputMode::kGelu14:
+            append(y);
+            break;
+        }
       }
     }
-    const auto* bytes = hidden() ? reinterpret_cast<const uint8_t*>(integers.data())
-                                 : reinterpret_cast<const uint8_t*>(values.data());
-    return std::vector<uint8_t>(bytes, bytes + integers.size() * (hidden() ? sizeof(int16_t) : sizeof(float)));
+    return bytes;
   }
 
   // Each `step`th row.
@@ -128,6 +143,22 @@ struct Product {
   }
 };
 
+// A layer's attention in every set of kernels. qkv: the results of its first product.
+void compare_attention(const QuantizedAttention& a, const std::vector<uint8_t>& qkv) {
+  const int d = static_cast<int>(a.result_scale.size());
+  std::vector<uint8_t> want;
+  for (const Isa isa : kIsas) {
+    if (!has_isa(isa)) continue;
+    std::vector<uint8_t> have(static_cast<size_t>(kRows) * d);
+    Int8AttentionScratch scratch;
+    int8_attention(reinterpret_cast<const int8_t*>(qkv.data()), 3 * d, kRows, d / kHeadWidth,
+                   {a.score_unit.data(), a.result_scale.data()}, have.data(), d, Int8Format::kBytes, &scratch, 2,
+                   int8_kernels(isa));
+    if (want.empty()) want = have;
+    ck_assert_msg(have == want, "%s", isa_name(isa));
+  }
+}
+
 // The inputs of a layer by definition, which every set of kernels has to agree with where it makes int8.
 std::vector<int16_t> quantized(const float* values, size_t count, const QuantizedLinear& l) {
   std::vector<int16_t> x(count);
@@ -152,10 +183,11 @@ START_TEST(products_of_real_activations_are_the_same_in_every_set_of_kernels) {
   const QuantizedEncoder encoder = quantized_encoder(model, 2);
   struct Layer {
     Product qkv, out, fc1, fc2;
+    const QuantizedAttention& attention;
   };
   std::vector<Layer> layers;
   for (const QuantizedLayer& l : encoder.layers) {
-    layers.push_back({Product(l.qkv), Product(l.out), Product(l.fc1), Product(l.fc2)});
+    layers.push_back({Product(l.qkv), Product(l.out), Product(l.fc1), Product(l.fc2), l.attention});
   }
   EncoderSchedule schedule(packed_encoder(model), 2);
   std::vector<float> features(static_cast<size_t>(kRows) * model->dims.d_model);
@@ -174,6 +206,7 @@ START_TEST(products_of_real_activations_are_the_same_in_every_set_of_kernels) {
                    const std::vector<uint8_t> results =
                        product->compare(quantized(values, static_cast<size_t>(rows) * width, product->l));
                    ++compared;
+                   if (product == &l.qkv) compare_attention(l.attention, results);
                    if (product != &l.fc1) return;
                    std::vector<int16_t> hidden(results.size() / sizeof(int16_t));
                    std::memcpy(hidden.data(), results.data(), results.size());

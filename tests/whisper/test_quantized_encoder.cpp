@@ -50,15 +50,17 @@ QuantizedEncoder random_encoder(int d, int layers) {
     for (int n = 0; n < out; ++n) {
       l.bias.push_back(static_cast<int32_t>(rng() % 20000) - 10000);
       l.multiplier.push_back(static_cast<int16_t>(rng() % 32768));
-      if (mode != OutputMode::kGelu14) l.scale.push_back(static_cast<float>(rng() % 1000) / 7);
+      if (mode == OutputMode::kInt16) l.scale.push_back(static_cast<float>(rng() % 1000) / 7);
     }
     return l;
   };
   const auto norm = [&] { return QuantizedNorm{std::vector<float>(d, 1.25f), std::vector<float>(d, -0.5f)}; };
   QuantizedEncoder e;
   for (int i = 0; i < layers; ++i) {
-    e.layers.push_back({norm(), norm(), linear(3 * d, d, OutputMode::kInt8, false), linear(d, d, OutputMode::kInt16, false),
-                        linear(4 * d, d, OutputMode::kGelu14, false), linear(d, 4 * d, OutputMode::kInt16, true)});
+    e.layers.push_back({norm(), norm(), linear(3 * d, d, OutputMode::kInt8, false),
+                        {std::vector<float>(d / kHeadWidth, 0.25f), std::vector<float>(d, 3.0f)},
+                        linear(d, d, OutputMode::kInt16, false), linear(4 * d, d, OutputMode::kGelu14, false),
+                        linear(d, 4 * d, OutputMode::kInt16, true)});
   }
   return e;
 }
@@ -189,6 +191,8 @@ START_TEST(numbers_that_the_arithmetic_is_not_defined_for_are_refused) {
   ck_assert(refused_after([](QuantizedLayer* l) { l->out.multiplier[3] = -1; }));
   ck_assert(refused_after([](QuantizedLayer* l) { l->out.scale[3] = NAN; }));
   ck_assert(refused_after([](QuantizedLayer* l) { l->qkv.inverse_input_scale = 0; }));
+  ck_assert(refused_after([](QuantizedLayer* l) { l->attention.score_unit[0] = 0; }));
+  ck_assert(refused_after([](QuantizedLayer* l) { l->attention.result_scale[63] = NAN; }));
   ck_assert(refused_after([](QuantizedLayer* l) { l->mlp_norm.gain[5] = INFINITY; }));
   ck_assert(refused_after([](QuantizedLayer* l) { l->fc2.bias[9] = INT32_MIN; }));
   ck_assert(refused_after([](QuantizedLayer* l) { l->fc2.bias[9] = INT32_MAX - 1000; }));

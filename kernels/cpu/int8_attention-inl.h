@@ -1,0 +1,140 @@
+// Attention in integers, written once for any vector type V of int8_simd.h. Included by one file for each instruction set.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/int8_kernels.h"
+#include "kernels/cpu/int8_simd.h"
+
+namespace whisperxdna2 {
+namespace {
+
+// Numbers in +-kInt8Limit, or -128, in another format.
+inline void to_format(const int8_t* from, int count, Int8Format format, uint8_t* to) {
+  for (int i = 0; i < count; ++i) {
+    switch (format) {
+      case Int8Format::kPairs: {
+        const int16_t wide = from[i];
+        std::memcpy(to + 2 * i, &wide, sizeof wide);
+        break;
+      }
+      case Int8Format::kQuads:
+        to[i] = static_cast<uint8_t>(from[i] ^ -128);
+        break;
+      case Int8Format::kBytes:
+        to[i] = static_cast<uint8_t>(from[i]);
+        break;
+    }
+  }
+}
+
+// sums += R rows of a by C vectors of columns of b, over `steps` steps of four bytes.
+template <class V, Int8Format F, int R, int C>
+inline void add_products(const uint8_t* a, ptrdiff_t a_stride, const uint8_t* b, ptrdiff_t b_step, int steps, V (&sum)[R][C]) {
+  for (int step = 0; step < steps; ++step, a += 4, b += b_step) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const V x = V::broadcast(a + r * a_stride);
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        if constexpr (F == Int8Format::kPairs) {
+          sum[r][c].add_pairs(x, b + 4 * c * V::kLanes);
+        } else {
+          sum[r][c].add_quads(x, b + 4 * c * V::kLanes);
+        }
+      }
+    }
+  }
+}
+
+// Scores of rows [row, rows) with a panel of keys. a: queries in F.
+template <class V, Int8Format F, int R, int C>
+inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, int panel, ptrdiff_t columns) {
+  constexpr int kPanel = C * V::kLanes, kRowBytes = kHeadWidth * static_cast<int>(element_size(F));
+  for (; row + R <= t.rows; row += R) {
+    V sum[R][C];
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      const V start = V::load(t.key_start + panel * kPanel + c * V::kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][c] = start;
+    }
+    add_products<V, F, R, C>(a + row * kRowBytes, kRowBytes, t.packed_keys + static_cast<ptrdiff_t>(panel) * kPanel * kRowBytes,
+                             4 * kPanel, kRowBytes / 4, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) sum[r][c].store(t.scores + (row + r) * columns + panel * kPanel + c * V::kLanes);
+    }
+  }
+  if constexpr (R > 1) {
+    if (row < t.rows) score_rows<V, F, R - 1, C>(t, a, row, panel, columns);
+  }
+}
+
+// Weighted sums of a panel of the values for rows [row, rows), into totals: the keys from `key` on, at most a block of them.
+template <class V, int R, int C>
+inline void value_rows(const Int8AttentionTask& t, int row, int panel, int key, ptrdiff_t columns, float* totals) {
+  constexpr int kPanel = C * V::kLanes;
+  const int steps = (std::min(kAttentionBlock, t.keys - key) + 1) / 2;
+  for (; row + R <= t.rows; row += R) {
+    V sum[R][C];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) sum[r][c] = V::set(0);
+    }
+    add_products<V, Int8Format::kPairs, R, C>(reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
+                                              reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel),
+                                              4 * kHeadWidth, steps, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      float block[kPanel];
+      float* to = totals + (row + r) * kHeadWidth + panel * kPanel;
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) sum[r][c].store_f32((key == 0 ? to : block) + c * V::kLanes);
+      for (int i = 0; key > 0 && i < kPanel; ++i) to[i] += block[i];
+    }
+  }
+  if constexpr (R > 1) {
+    if (row < t.rows) value_rows<V, R - 1, C>(t, row, panel, key, columns, totals);
+  }
+}
+
+template <class V, Int8Format F, int R, int C>
+void int8_attention_tile(const Int8AttentionTask& t) {
+  constexpr int kPanel = C * V::kLanes, kRowBytes = kHeadWidth * static_cast<int>(element_size(F));
+  const int panels = (t.keys + kPanel - 1) / kPanel;
+  const ptrdiff_t columns = static_cast<ptrdiff_t>(panels) * kPanel;
+  alignas(64) uint8_t queries[kInt8AttentionRows * kRowBytes];
+  for (int r = 0; r < t.rows; ++r) to_format(t.queries + r * t.stride, kHeadWidth, F, queries + r * kRowBytes);
+  for (int panel = 0; panel < panels; ++panel) score_rows<V, F, R, C>(t, queries, 0, panel, columns);
+
+  float inverse[kInt8AttentionRows];
+  for (int r = 0; r < t.rows; ++r) {
+    int32_t* scores = t.scores + r * columns;
+    int16_t* weights = t.weights + r * columns;
+    std::fill(scores + t.keys, scores + columns, scores[0]);  // what fills up the last panel is not the largest,
+    const int32_t largest = V::largest(scores, static_cast<int>(columns));
+    int32_t sum = V::weights(scores, static_cast<int>(columns), largest, t.steps_per_unit, weights);
+    for (int i = t.keys; i < columns; ++i) {  // and weighs nothing
+      sum -= weights[i];
+      weights[i] = 0;
+    }
+    inverse[r] = 1.0f / static_cast<float>(sum);
+  }
+
+  alignas(64) float totals[kInt8AttentionRows * kHeadWidth];
+  for (int key = 0; key < t.keys; key += kAttentionBlock) {
+    for (int panel = 0; panel < kHeadWidth / kPanel; ++panel) value_rows<V, R, C>(t, 0, panel, key, columns, totals);
+  }
+  for (int r = 0; r < t.rows; ++r) {
+    int8_t bytes[kHeadWidth];
+    V::quantize_scaled(totals + r * kHeadWidth, kHeadWidth, inverse[r], t.scale, bytes);
+    to_format(bytes, kHeadWidth, t.format, t.out + r * t.out_stride);
+  }
+}
+
+}  // namespace
+}  // namespace whisperxdna2
