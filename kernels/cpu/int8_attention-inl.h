@@ -10,22 +10,21 @@
 namespace whisperxdna2 {
 namespace {
 
-// Numbers in +-kInt8Limit, or -128, in another format.
+// int8 numbers in another format.
 inline void to_format(const int8_t* from, int count, Int8Format format, uint8_t* to) {
-  for (int i = 0; i < count; ++i) {
-    switch (format) {
-      case Int8Format::kPairs: {
+  switch (format) {
+    case Int8Format::kPairs:
+      for (int i = 0; i < count; ++i) {
         const int16_t wide = from[i];
         std::memcpy(to + 2 * i, &wide, sizeof wide);
-        break;
       }
-      case Int8Format::kQuads:
-        to[i] = static_cast<uint8_t>(from[i] ^ -128);
-        break;
-      case Int8Format::kBytes:
-        to[i] = static_cast<uint8_t>(from[i]);
-        break;
-    }
+      return;
+    case Int8Format::kQuads:
+      for (int i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(from[i] ^ -128);
+      return;
+    case Int8Format::kBytes:
+      std::memcpy(to, from, count);
+      return;
   }
 }
 
@@ -53,6 +52,7 @@ template <class V, Int8Format F, int R, int C>
 inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, int panel, ptrdiff_t columns) {
   constexpr int kPanel = C * V::kLanes, kRowBytes = kHeadWidth * static_cast<int>(element_size(F));
   for (; row + R <= t.rows; row += R) {
+    int32_t* scores = t.scores + row * columns + panel * kPanel;
     V sum[R][C];
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
@@ -65,7 +65,7 @@ inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, in
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) sum[r][c].store(t.scores + (row + r) * columns + panel * kPanel + c * V::kLanes);
+      for (int c = 0; c < C; ++c) sum[r][c].store(scores + r * columns + c * V::kLanes);
     }
   }
   if constexpr (R > 1) {
