@@ -28,7 +28,7 @@ BF16Linear::BF16Linear(const float* weight, const float* bias, int out, int in, 
 void bf16_linear(const BF16Linear& w, const uint16_t* x, ptrdiff_t x_stride, int rows, void* y, ptrdiff_t y_stride,
                  bool y_is_bf16, Epilogue epilogue, const Workers& workers, const BF16Kernels& kernels) {
   const ptrdiff_t y_row = y_stride * static_cast<ptrdiff_t>(y_is_bf16 ? sizeof(uint16_t) : sizeof(float));
-  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kernels.panel,
+  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kTaskColumns, kernels.panel,
                  [&](int row, int count, int first_panel, int last_panel) {
     BF16GemmTask t{};
     t.a = x + row * x_stride;

@@ -7,6 +7,13 @@
 #include "kernels/cpu/gemm_tasks.h"
 
 namespace whisperxdna2 {
+namespace {
+
+// Inputs of 14 bits are divided into bytes by each task: more columns and fewer rows.
+constexpr int kTaskRows14 = 64, kTaskColumns14 = 512;
+static_assert(kTaskRows14 <= kInt8TaskRows);
+
+}  // namespace
 
 Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
     : out_(l.out),
@@ -42,8 +49,8 @@ void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_
                  const Int8Kernels& kernels) {
   const OutputMode mode = l.stage_.mode;
   const size_t y_size = mode == OutputMode::kInt8 ? 1 : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
-  for_gemm_tasks(workers, rows, kInt8TaskRows, l.out_, kernels.panel,
-                 [&](int row, int count, int first_panel, int last_panel) {
+  for_gemm_tasks(workers, rows, l.input_14bit_ ? kTaskRows14 : kInt8TaskRows, l.out_,
+                 l.input_14bit_ ? kTaskColumns14 : kTaskColumns, kernels.panel, [&](int row, int count, int first_panel, int last_panel) {
     Int8GemmTask t{};
     t.a_stride = static_cast<ptrdiff_t>(l.in_ * element_size(l.format_));
     t.a = static_cast<const uint8_t*>(x) + row * t.a_stride;

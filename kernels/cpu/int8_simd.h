@@ -18,6 +18,7 @@ namespace {  // each including file has its own copy, compiled for its own instr
 struct I32x1 {
   static constexpr int kLanes = 1;
   static constexpr int kPartBytes = 16384;  // half of the first cache
+  static constexpr bool kOverlaps = false;
   int32_t v;
 
   static I32x1 load(const int32_t* p) { return {*p}; }
@@ -81,55 +82,93 @@ struct Rounder {
         high(V::set(high_limit)),
         shift(V::count(s)) {}
 
-  V operator()(V v) const { return V::max(below(v), low); }
-  // The same for a v that cannot become less than `low`, or leave the limits at all.
-  V below(V v) const { return V::min(within(v), high); }
-  V within(V v) const {
+  V operator()(V v) const {
     const V floor = V::shift_right(v, shift);
     const V odd = V::bit_and(floor, V::set(1));
     // rest > half, or rest == half and floor odd; rest + 1 <= 2^30
-    return V::increment_where_greater(floor, V::add(V::bit_and(v, mask), odd), half);
+    const V rounded = V::increment_where_greater(floor, V::add(V::bit_and(v, mask), odd), half);
+    return V::max(V::min(rounded, high), low);
   }
 };
 
-// output() in lanes; the bias is in the sum already.
+// The same for v = sums of products, which are below 2^30, so that half of the divisor can be added to them.
 template <class V>
+struct ProductRounder {
+  V mask, half, low, high;
+  typename V::Count shift;
+
+  ProductRounder(int s, int32_t low_limit, int32_t high_limit)
+      : mask(V::set(s > 0 ? (int32_t{1} << s) - 1 : -1)),
+        half(V::set(s > 0 ? int32_t{1} << (s - 1) : 0)),
+        low(V::set(low_limit)),
+        high(V::set(high_limit)),
+        shift(V::count(s)) {}
+
+  // v is `half` + the products.
+  V operator()(V v) const { return V::max(below(v), low); }
+  // The same for a v that cannot become less than `low`, or leave the limits at all.
+  V below(V v) const { return V::min(within(v), high); }
+  V within(V v) const { return V::even_where_zero(V::shift_right(v, shift), v, mask); }
+};
+
+// output() in lanes; the bias is in the sum already. In five parts of similar size, so that something else can be computed
+// between them.
+template <class V, OutputMode M>
 struct OutputVectors {
   explicit OutputVectors(const OutputStage& stage)
-      : gelu_(stage.mode == OutputMode::kGelu14),
-        first_(stage.s1, INT16_MIN, INT16_MAX),
+      : first_(stage.s1, INT16_MIN, INT16_MAX),
         second_(stage.s2,
-                stage.mode == OutputMode::kInt8 ? INT8_MIN : gelu_ ? -INT16_MAX : INT16_MIN,  // GELU takes none less
-                stage.mode == OutputMode::kInt8 ? INT8_MAX : INT16_MAX),
+                M == OutputMode::kInt8    ? INT8_MIN
+                : M == OutputMode::kGelu14 ? -INT16_MAX  // GELU takes none less
+                                          : INT16_MIN,
+                M == OutputMode::kInt8 ? INT8_MAX : INT16_MAX),
         position_(stage.gelu.s, INT16_MIN, INT16_MAX),
         q_(9, INT16_MIN, INT16_MAX),
         last_(stage.gelu.t + stage.gelu.out_shift, -kInt14Limit, kInt14Limit),
         c_(V::set(stage.gelu.c)),
-        d_(V::set(stage.gelu.d)),
-        t_(V::count(stage.gelu.t)) {}
+        minus_d_(V::set(-stage.gelu.d & 0xffff)),
+        t_(V::set(int32_t{1} << stage.gelu.t)) {}
 
-  V operator()(V sum, const int32_t* multiplier) const {
-    const V y = second_(V::multiply16(first_(sum), V::load(multiplier)));
-    if (!gelu_) return y;
-    const V p = position_.below(V::multiply16(V::abs(y), c_));
-    V entry, slope;
-    V::gelu_segment(V::template shift_right<9>(p), &entry, &slope);
-    const V part = V::bit_and(p, V::set(511));
-    const V q16 = q_.within(V::add(V::template shift_left<9>(entry), V::multiply16(slope, part)));
-    return last_(V::subtract(V::shift_left(V::max(y, V::set(0)), t_), V::multiply16(q16, d_)));
+  struct Steps {
+    V v;  // the sum at first, the result at the end
+    V y;
+  };
+  template <int S>
+  [[gnu::always_inline]] void advance(Steps* x, const int32_t* multiplier) const {
+    if constexpr (S == 0) x->v = first_(x->v);
+    if constexpr (S == 1) x->v = second_(V::multiply_add(second_.half, x->v, V::load(multiplier)));
+    if constexpr (M != OutputMode::kGelu14) return;
+    if constexpr (S == 2) {
+      x->y = x->v;
+      x->v = position_.below(V::multiply_add(position_.half, V::abs(x->v), c_));
+    }
+    if constexpr (S == 3) {
+      // Pairs: slope and entry of the segment, part of the segment and 512.
+      const V part = V::bit_or(V::bit_and(x->v, V::set(511)), V::set(512 << 16));
+      x->v = q_.within(V::multiply_add(q_.half, V::gelu_segment(x->v), part));
+    }
+    if constexpr (S == 4) {
+      const V relu = V::multiply_add(last_.half, V::max(x->y, V::set(0)), t_);
+      x->v = last_(V::multiply_add(relu, x->v, minus_d_));
+    }
   }
 
  private:
-  const bool gelu_;
-  const Rounder<V> first_, second_, position_, q_, last_;
-  const V c_, d_;
-  const typename V::Count t_;
+  const Rounder<V> first_;
+  const ProductRounder<V> second_, position_, q_, last_;
+  const V c_, minus_d_, t_;
 };
 
-template <>
-struct OutputVectors<I32x1> {
+template <OutputMode M>
+struct OutputVectors<I32x1, M> {
   explicit OutputVectors(const OutputStage& stage) : stage_(stage) {}
-  I32x1 operator()(I32x1 sum, const int32_t* multiplier) const { return I32x1::output(sum, multiplier, stage_); }
+  struct Steps {
+    I32x1 v;
+  };
+  template <int S>
+  void advance(Steps* x, const int32_t* multiplier) const {
+    if (S == 0) x->v = I32x1::output(x->v, multiplier, stage_);
+  }
 
  private:
   const OutputStage stage_;
@@ -150,6 +189,7 @@ inline int32_t largest_of(__m256i v) {
 struct I32x8 {
   static constexpr int kLanes = 8;
   static constexpr int kPartBytes = 16384;  // half of the first cache
+  static constexpr bool kOverlaps = false;
   using Count = __m128i;
   __m256i v;
 
@@ -176,31 +216,28 @@ struct I32x8 {
   static I32x8 set(int32_t x) { return {_mm256_set1_epi32(x)}; }
   static Count count(int s) { return _mm_cvtsi32_si128(s); }
   static I32x8 add(I32x8 a, I32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
-  static I32x8 subtract(I32x8 a, I32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
   static I32x8 bit_and(I32x8 a, I32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }
   static I32x8 min(I32x8 a, I32x8 b) { return {_mm256_min_epi32(a.v, b.v)}; }
   static I32x8 max(I32x8 a, I32x8 b) { return {_mm256_max_epi32(a.v, b.v)}; }
   static I32x8 abs(I32x8 a) { return {_mm256_abs_epi32(a.v)}; }
   static I32x8 shift_right(I32x8 a, Count s) { return {_mm256_sra_epi32(a.v, s)}; }
-  static I32x8 shift_left(I32x8 a, Count s) { return {_mm256_sll_epi32(a.v, s)}; }
-  template <int S>
-  static I32x8 shift_right(I32x8 a) {
-    return {_mm256_srai_epi32(a.v, S)};
-  }
-  template <int S>
-  static I32x8 shift_left(I32x8 a) {
-    return {_mm256_slli_epi32(a.v, S)};
+  // x, its lowest bit cleared where v has none of the mask's bits.
+  static I32x8 even_where_zero(I32x8 x, I32x8 v, I32x8 mask) {
+    const __m256i zero = _mm256_cmpeq_epi32(_mm256_and_si256(v.v, mask.v), _mm256_setzero_si256());
+    return {_mm256_andnot_si256(_mm256_srli_epi32(zero, 31), x.v)};
   }
   static I32x8 increment_where_greater(I32x8 x, I32x8 a, I32x8 b) {
     return {_mm256_sub_epi32(x.v, _mm256_cmpgt_epi32(a.v, b.v))};
   }
-  // a in int16, b in 0..32767: the upper product is with b's zero half.
-  static I32x8 multiply16(I32x8 a, I32x8 b) { return {_mm256_madd_epi16(a.v, b.v)}; }
-  static void gelu_segment(I32x8 segment, I32x8* entry, I32x8* slope) {
+  static I32x8 bit_or(I32x8 a, I32x8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+  // sum + the products of the int16 in the halves of a and b: of one where an upper half is zero.
+  static I32x8 multiply_add(I32x8 sum, I32x8 a, I32x8 b) { return add(sum, {_mm256_madd_epi16(a.v, b.v)}); }
+  // Slope and, in the upper half, entry of the segment with the position p.
+  static I32x8 gelu_segment(I32x8 p) {
     // One load brings an entry and its successor.
-    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(kGeluTable), segment.v, 2);
-    entry->v = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));  // entries are not negative
-    slope->v = _mm256_sub_epi32(_mm256_srli_epi32(both, 16), entry->v);
+    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(kGeluTable), _mm256_srli_epi32(p.v, 9), 2);
+    const __m256i entry = _mm256_slli_epi32(both, 16);
+    return {_mm256_or_si256(_mm256_srli_epi32(_mm256_sub_epi32(both, entry), 16), entry)};
   }
 
   void add_scaled(const float* scale, float* y) const {
@@ -265,9 +302,18 @@ struct I32x8 {
 #endif
 
 #if defined(__AVX512F__)
+struct GeluSlopes {
+  int16_t v[kGeluSegments] = {};
+  constexpr GeluSlopes() {
+    for (int i = 0; i < kGeluSegments; ++i) v[i] = static_cast<int16_t>(kGeluTable[i + 1] - kGeluTable[i]);
+  }
+};
+constexpr GeluSlopes kSlopes;
+
 struct I32x16 {
   static constexpr int kLanes = 16;
   static constexpr int kPartBytes = 32768;  // half of the first cache or two thirds
+  static constexpr bool kOverlaps = true;
   using Count = __m512i;
   __m512i v;
 
@@ -381,34 +427,32 @@ struct I32x16 {
   static I32x16 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
   static Count count(int s) { return _mm512_set1_epi32(s); }
   static I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-  static I32x16 subtract(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
   static I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_epi32(a.v, b.v)}; }
   static I32x16 min(I32x16 a, I32x16 b) { return {_mm512_min_epi32(a.v, b.v)}; }
   static I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
   static I32x16 abs(I32x16 a) { return {_mm512_abs_epi32(a.v)}; }
   static I32x16 shift_right(I32x16 a, Count s) { return {_mm512_srav_epi32(a.v, s)}; }
-  static I32x16 shift_left(I32x16 a, Count s) { return {_mm512_sllv_epi32(a.v, s)}; }
-  template <int S>
-  static I32x16 shift_right(I32x16 a) {
-    return {_mm512_srai_epi32(a.v, S)};
-  }
   template <int S>
   static I32x16 shift_left(I32x16 a) {
     return {_mm512_slli_epi32(a.v, S)};
+  }
+  static I32x16 even_where_zero(I32x16 x, I32x16 v, I32x16 mask) {
+    return {_mm512_mask_and_epi32(x.v, _mm512_testn_epi32_mask(v.v, mask.v), x.v, _mm512_set1_epi32(-2))};
   }
   static I32x16 increment_where_greater(I32x16 x, I32x16 a, I32x16 b) {
     return {_mm512_mask_add_epi32(x.v, _mm512_cmpgt_epi32_mask(a.v, b.v), x.v, _mm512_set1_epi32(1))};
   }
   static I32x16 multiply32(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
-  static I32x16 multiply16(I32x16 a, I32x16 b) { return {_mm512_madd_epi16(a.v, b.v)}; }
-  static void gelu_segment(I32x16 segment, I32x16* entry, I32x16* slope) {
-    // The table lies in registers: 64 entries from index 0 and 64 from index 1. Only even words carry an index.
-    const __mmask32 even = 0x55555555;
-    const __m512i lower = _mm512_loadu_si512(kGeluTable), upper = _mm512_loadu_si512(kGeluTable + 32);
-    const __m512i lower_next = _mm512_loadu_si512(kGeluTable + 1), upper_next = _mm512_loadu_si512(kGeluTable + 33);
-    entry->v = _mm512_maskz_permutex2var_epi16(even, lower, segment.v, upper);
-    const __m512i next = _mm512_maskz_permutex2var_epi16(even, lower_next, segment.v, upper_next);
-    slope->v = _mm512_sub_epi32(next, entry->v);
+  static I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_epi32(a.v, b.v)}; }
+  static I32x16 multiply_add(I32x16 sum, I32x16 a, I32x16 b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
+  static I32x16 gelu_segment(I32x16 p) {
+    // The tables lie in registers. Words carry an index by turns.
+    const __mmask32 even = 0x55555555, odd = 0xaaaaaaaa;
+    const __m512i slope = _mm512_maskz_permutex2var_epi16(even, _mm512_loadu_si512(kSlopes.v), _mm512_srli_epi32(p.v, 9),
+                                                          _mm512_loadu_si512(kSlopes.v + 32));
+    const __m512i entry = _mm512_maskz_permutex2var_epi16(odd, _mm512_loadu_si512(kGeluTable), _mm512_slli_epi32(p.v, 7),
+                                                          _mm512_loadu_si512(kGeluTable + 32));
+    return {_mm512_or_si512(slope, entry)};
   }
 
   void add_scaled(const float* scale, float* y) const {

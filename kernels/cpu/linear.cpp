@@ -28,7 +28,7 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int out, int 
 
 void linear(const PackedLinear& w, const float* x, ptrdiff_t x_stride, int rows, float* y, ptrdiff_t y_stride,
             Epilogue epilogue, const Workers& workers, const F32Kernels& kernels) {
-  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kernels.panel,
+  for_gemm_tasks(workers, rows, kTaskRows, w.out_, kTaskColumns, kernels.panel,
                  [&](int row, int count, int first_panel, int last_panel) {
     GemmTask t{};
     t.a = x + row * x_stride;

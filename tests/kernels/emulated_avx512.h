@@ -31,6 +31,9 @@ inline simde__m512i emulated_srav_epi32(simde__m512i a, simde__m512i counts) {
   for (int i = 0; i < 16; ++i) v.i32[i] >>= s.i32[i];  // counts of 0..31
   return simde__m512i_from_private(v);
 }
+inline simde__mmask16 emulated_testn_epi32_mask(simde__m512i a, simde__m512i b) {
+  return static_cast<simde__mmask16>(~simde_mm512_test_epi32_mask(a, b));
+}
 // Halves are combined until one value is left, as compilers do.
 inline float emulated_reduce_add_ps(simde__m512 a) {
   simde__m512_private v = simde__m512_to_private(a);
@@ -86,12 +89,14 @@ inline simde__m512i emulated_mulhi_epu16(simde__m512i a, simde__m512i b) {
 #define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a)
 #undef _mm512_reduce_add_ps  // later versions of SIMDe have some of them
 #undef _mm512_reduce_max_ps
+#undef _mm512_testn_epi32_mask
 #undef _mm512_srav_epi32
 #undef _mm512_srai_epi32
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtps_epi32
 #define _mm512_reduce_add_ps emulated_reduce_add_ps
 #define _mm512_reduce_max_ps emulated_reduce_max_ps
+#define _mm512_testn_epi32_mask emulated_testn_epi32_mask
 #define _mm512_srav_epi32 emulated_srav_epi32
 #define _mm512_srai_epi32(a, s) emulated_srav_epi32(a, simde_mm512_set1_epi32(s))
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
