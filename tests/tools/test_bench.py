@@ -417,6 +417,11 @@ class Program(Bench):
             self.assertIn(line, lines)
         self.assertRegex(ran.stdout, r'first text after start, warm cache +\d\.\d{3} s    met')
 
+    def test_one_peer(self):
+        ran = self.run_program('--compare', '--part', 'decoder', '--peer', 'whisper.cpp-q8_0', *self.fakes())
+        self.assertRegex(ran.stdout, r'(?m)^  whisper\.cpp q8_0 +MISSING: ')
+        self.assertNotRegex(ran.stdout, r'whisper\.cpp f16 +MISSING|CTranslate2')
+
     def test_parts(self):
         ran = self.run_program('--part', 'decoder', '--part', 'mel', *self.fakes())
         self.assertEqual(re.findall(r'(?m)^\S.*', ran.stdout)[1:], ['decode, each token', 'log-mel of 10.24 s'])
