@@ -3,8 +3,8 @@
 # Runs the tests:
 #   ./test.sh            every fast suite on this machine, and again in Debian 13   (under 25 minutes on 2 cores);
 #                        where clang is installed, each fuzzer for 20 s
-#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, debian13-asan, debian13-tsan (the NPU's tests),
-#                        valgrind, fuzz, soak, or one test by name
+#   ./test.sh NAME...    only these: a folder of tests/, debian13, asan, tsan, debian13-asan, debian13-tsan (the NPU's
+#                        tests), valgrind, fuzz, soak, or one test by name
 #   ./test.sh --full     all of that, each fuzzer for 10 minutes                    (hours)
 # Installs, builds and fetches what is missing. The last line is the total; the exit code is 0 only if all of it passed.
 set -euo pipefail

@@ -55,10 +55,12 @@
  *
  * ## Example launch lines
  * |[
- * gst-launch-1.0 filesrc location=talk.mp4 ! decodebin ! audioconvert ! audioresample ! whisperxdna2enc ! webvttenc ! filesink location=talk.vtt
+ * gst-launch-1.0 filesrc location=talk.mp4 ! decodebin ! audioconvert ! audioresample ! whisperxdna2enc ! \
+ *   webvttenc ! filesink location=talk.vtt
  * ]| Captions of a recording, faster than real time.
  * |[
- * gst-launch-1.0 pulsesrc ! audioconvert ! audioresample ! queue max-size-time=0 max-size-bytes=0 ! whisperxdna2enc ! fakesink dump=true
+ * gst-launch-1.0 pulsesrc ! audioconvert ! audioresample ! queue max-size-time=0 max-size-bytes=0 ! \
+ *   whisperxdna2enc ! fakesink dump=true
  * ]| What the microphone hears.
  *
  * Since: 0.1

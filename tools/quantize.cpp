@@ -1,7 +1,7 @@
 // Makes a model's int8 encoder and says how good it is.
 //
-// The element does this by itself when it meets a model for the first time. By hand: to calibrate on speech like that which
-// will be recognized, to put the result beside a model whose users share no cache, or to see the numbers.
+// The element does this by itself when it meets a model for the first time. By hand: to calibrate on speech like that
+// which will be recognized, to put the result beside a model whose users share no cache, or to see the numbers.
 
 #include <algorithm>
 #include <chrono>
@@ -24,13 +24,13 @@ namespace {
 constexpr char kUsage[] =
     "Usage: whisperxdna2-quantize [OPTION...] [MODEL [WAV...]]\n"
     "  MODEL           a CTranslate2 or Hugging Face directory or a ggml file; default: the fetched base model\n"
-    "  WAV             speech to calibrate on: 16 bits, mono, 16 kHz; default: the ranges that the library brings for the\n"
-    "                  model, or the speech that it brings\n"
+    "  WAV             speech to calibrate on: 16 bits, mono, 16 kHz; default: the ranges that the library brings\n"
+    "                  for the model, or the speech that it brings\n"
     "  --beside        write the result beside the model, where it is found first, not into the cache\n"
     "  --dry-run       write nothing\n"
     "  --check WAV     a window that is compared with f32 (may be repeated); default: the bundled speech\n"
-    "  --measure FILE  measure what the library is to bring for a model (whisper/data/README.md), on the bundled speech and\n"
-    "                  the WAVs, and write that\n"
+    "  --measure FILE  measure what the library is to bring for a model (whisper/data/README.md), on the bundled\n"
+    "                  speech and the WAVs, and write that\n"
     "  --threads N     default: as many as there are processors\n";
 
 [[noreturn]] void usage(FILE* to, int status) {
@@ -100,8 +100,8 @@ float largest(const Ranges& r) {
 
 void print(const Calibration& calibration, const QuantizedEncoder& encoder) {
   std::printf("\n%-6s %36s   %36s   %s\n", "", "largest input", "largest result", "shifts s1, s2");
-  std::printf("%-6s %9s%9s%9s%9s %11s%9s%9s%9s %12s%8s%8s%8s\n", "layer", "qkv", "out", "fc1", "fc2", "qkv", "out", "fc1",
-              "fc2", "qkv", "out", "fc1", "fc2");
+  std::printf("%-6s %9s%9s%9s%9s %11s%9s%9s%9s %12s%8s%8s%8s\n", "layer", "qkv", "out", "fc1", "fc2", "qkv", "out",
+              "fc1", "fc2", "qkv", "out", "fc1", "fc2");
   for (size_t i = 0; i < encoder.layers.size(); ++i) {
     const LayerRanges& r = calibration.layers[i];
     const QuantizedLayer& l = encoder.layers[i];
@@ -120,11 +120,14 @@ void check(const std::shared_ptr<const Model>& model, const QuantizedEncoder& qu
   std::printf("\nsignal-to-noise ratio of the features against f32, windows of 10.24 s\n");
   const auto compare = [&](const std::string& name, const std::vector<float>& samples) {
     const std::vector<float> mel = window_mel(samples, 0, dims.n_mels);
-    std::printf("  %5.2f dB  %s\n", snr(encode(&f32, mel, dims.d_model), encode(&int8, mel, dims.d_model)), name.c_str());
+    std::printf("  %5.2f dB  %s\n", snr(encode(&f32, mel, dims.d_model), encode(&int8, mel, dims.d_model)),
+                name.c_str());
   };
   for (const std::string& path : o.checks) compare(path, read_wav(path));
   if (!o.checks.empty()) return;
-  for (int clip = 0; clip < kBundledClips; ++clip) compare("bundled clip " + std::to_string(clip), bundled_speech(clip));
+  for (int clip = 0; clip < kBundledClips; ++clip) {
+    compare("bundled clip " + std::to_string(clip), bundled_speech(clip));
+  }
 }
 
 void write_measurements(const std::shared_ptr<const Model>& model, const Calibration& calibration, const Options& o) {
@@ -148,7 +151,9 @@ int run(const Options& o) {
   const auto begin = std::chrono::steady_clock::now();
   const QuantizedEncoder encoder = quantize(*model, calibration);
   std::printf("ranges    %s\nquantized in %.2f s\n",
-              known ? "those that the library brings" : o.speech.empty() ? "of the bundled speech" : "of the files given",
+              known              ? "those that the library brings"
+              : o.speech.empty() ? "of the bundled speech"
+                                 : "of the files given",
               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   print(calibration, encoder);
   check(model, encoder, o);

@@ -34,7 +34,8 @@ inline std::vector<float> read_wav(const std::string& path) {
     for (size_t at = 12; at + 8 <= bytes.size();) {
       const size_t size = std::min<size_t>(number(at + 4, 4), bytes.size() - at - 8);
       if (bytes.compare(at, 4, "fmt ") == 0) {
-        format = number(at + 8, 2) == 1 && number(at + 10, 2) == 1 && number(at + 12, 4) == 16000 && number(at + 22, 2) == 16;
+        format = number(at + 8, 2) == 1 && number(at + 10, 2) == 1 && number(at + 12, 4) == 16000 &&
+                 number(at + 22, 2) == 16;
       } else if (bytes.compare(at, 4, "data") == 0 && format) {
         std::vector<float> samples(size / 2);
         for (size_t i = 0; i < samples.size(); ++i) {
@@ -46,8 +47,9 @@ inline std::vector<float> read_wav(const std::string& path) {
     }
   }
   throw Error(ErrorCode::kUnsupported,
-              path + " is no 16-bit mono WAV file at 16 kHz; gst-launch-1.0 filesrc location=IN ! decodebin ! audioconvert ! "
-                     "audioresample ! audio/x-raw,rate=16000,channels=1,format=S16LE ! wavenc ! filesink location=OUT makes one");
+              path + " is no 16-bit mono WAV file at 16 kHz; gst-launch-1.0 filesrc location=IN ! decodebin ! "
+                     "audioconvert ! audioresample ! audio/x-raw,rate=16000,channels=1,format=S16LE ! wavenc ! "
+                     "filesink location=OUT makes one");
 }
 
 constexpr int kWindowPositions = 512;

@@ -32,7 +32,9 @@ NpuFactory* load_npu_factory() {
                                           "): install XRT 2.25 or later (libxrt2 and libxrt-npu2), or use backend=cpu");
   }
   void* factory = dlsym(module, kNpuFactoryName);
-  if (!factory) throw Error(ErrorCode::kUnsupported, path + " is the NPU module of another version: install that of this one");
+  if (!factory) {
+    throw Error(ErrorCode::kUnsupported, path + " is the NPU module of another version: install that of this one");
+  }
   return reinterpret_cast<NpuFactory*>(factory);
 }
 

@@ -21,9 +21,9 @@ struct BackendChoice {
   std::string fallback_reason;
 };
 
-// What the module exports, as extern "C" under kNpuFactoryName. Throws Error: kNotFound where there is no NPU that it can
-// use. cpu_may_finish: whether the CPU takes over when the NPU fails later; else wait() throws. The name's number changes
-// with this signature and with Encoder, Model or Precision, so that a module of another version is not called.
+// What the module exports, as extern "C" under kNpuFactoryName. Throws Error: kNotFound where there is no NPU that it
+// can use. cpu_may_finish: whether the CPU takes over when the NPU fails later; else wait() throws. The name's number
+// changes with this signature and with Encoder, Model or Precision, so that a module of another version is not called.
 using NpuFactory = std::unique_ptr<Encoder>(std::shared_ptr<const Model> model, Precision precision, int threads,
                                             bool cpu_may_finish);
 constexpr char kNpuFactoryName[] = "whisperxdna2_make_npu_encoder_3";

@@ -49,7 +49,8 @@ Checkpoint read_ct2(const std::string& directory);
 Checkpoint read_ggml(const std::string& path);
 Checkpoint read_hugging_face(const std::string& directory);
 
-// Throws Error(kInvalidFile) unless the dimensions are those of a Whisper model: the caps that every later size rests on.
+// Throws Error(kInvalidFile) unless the dimensions are those of a Whisper model: the caps that every later size rests
+// on.
 void check_dims(const std::string& path, const ModelDims& dims);
 
 // Moves the checkpoint into memory. Matrices (all weights of two and three dimensions) keep their floating-point type,

@@ -22,7 +22,8 @@ class CpuEncoder : public SlottedEncoder {
         schedule_(weights, threads),
         thread_([this] {
           pthread_setname_np(pthread_self(), "whisper-encoder");
-          serve(kEverySlot, [this](const Window& w) { return schedule_.run(w.mel, w.positions, w.features, w.abandoned); });
+          serve(kEverySlot,
+                [this](const Window& w) { return schedule_.run(w.mel, w.positions, w.features, w.abandoned); });
         }) {}
 
   ~CpuEncoder() override {
@@ -43,7 +44,8 @@ class CpuEncoder : public SlottedEncoder {
 }  // namespace
 
 std::unique_ptr<Encoder> make_cpu_encoder(std::shared_ptr<const Model> model, Precision precision, int threads,
-                                          const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
+                                          const std::function<void(double)>& progress,
+                                          const std::atomic<bool>* cancel) {
   const int n = threads > 0 ? threads : ThreadPool::available_processors();
   if (precision == Precision::kBF16) return std::make_unique<CpuEncoder>(packed_bf16_encoder(model), n);
   if (precision == Precision::kF32) return std::make_unique<CpuEncoder>(packed_encoder(model), n);

@@ -1,12 +1,13 @@
 // CTranslate2's directory: model.bin, config.json, a vocabulary.
 //
-// model.bin, little-endian, without alignment (CTranslate2 python/ctranslate2/specs/model_spec.py, src/models/model.cc):
+// model.bin, little-endian, without alignment (CTranslate2 python/ctranslate2/specs/model_spec.py,
+// src/models/model.cc):
 //   u32 binary version 6, string specification "WhisperSpec", u32 revision 3
 //   u32 count, each: string name, u8 rank, u32 dimension[rank], u8 type, u32 bytes, data
 //   u32 count, each: string alias, string name         identical tensors are stored once
-// where a string is u16 length (with the final NUL), bytes. An int8 matrix "x/weight" has f32 "x/weight_scale", one value
-// for each row, by which the integers are to be divided. Query, key and value projections are one matrix, with a zero
-// bias for the key.
+// where a string is u16 length (with the final NUL), bytes. An int8 matrix "x/weight" has f32 "x/weight_scale", one
+// value for each row, by which the integers are to be divided. Query, key and value projections are one matrix, with a
+// zero bias for the key.
 
 #include <algorithm>
 #include <cmath>

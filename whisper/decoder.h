@@ -26,8 +26,8 @@ struct DecodeOptions {
   std::vector<float> temperatures = {0.0f};
   float compression_ratio_limit = 2.4f;
   float log_prob_limit = -1.0f;
-  // End, as if at the cap, when the text repeats its last n-gram of up to 16 tokens for the sixth time: a decode that does
-  // will not end by itself.
+  // End, as if at the cap, when the text repeats its last n-gram of up to 16 tokens for the sixth time: a decode that
+  // does will not end by itself.
   bool stop_at_loop = false;
   bool alignment = false;       // record the cross attention that word times are made from
   const std::atomic<bool>* interrupted = nullptr;  // polled at every token; Error(kInterrupted) when it becomes true
@@ -51,9 +51,9 @@ struct DecodeResult {
 // Not thread-safe: one per engine. The weights are shared through the model.
 class Decoder {
  public:
-  // kF32: the matrices as the model has them (f32, f16, bf16). Otherwise int8, made here (a tenth of a second for base).
-  // threads: 0 = as many as there are processors. Results do not depend on it. Throws Error(kInterrupted) soon after *cancel
-  // (may be null) became true.
+  // kF32: the matrices as the model has them (f32, f16, bf16). Otherwise int8, made here (a tenth of a second for
+  // base). threads: 0 = as many as there are processors. Results do not depend on it. Throws Error(kInterrupted) soon
+  // after *cancel (may be null) became true.
   explicit Decoder(std::shared_ptr<const Model> model, Precision precision = Precision::kAuto, int threads = 0,
                    const std::atomic<bool>* cancel = nullptr);
   ~Decoder();

@@ -170,7 +170,8 @@ std::shared_ptr<const DecoderWeights> shared_weights(const std::shared_ptr<const
 
 }  // namespace
 
-DecoderNetwork::DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads, const std::atomic<bool>* cancel)
+DecoderNetwork::DecoderNetwork(std::shared_ptr<const Model> model, bool int8, int threads,
+                               const std::atomic<bool>* cancel)
     : model_(std::move(model)),
       dims_(model_->dims),
       d_(dims_.d_model),
@@ -199,7 +200,8 @@ void DecoderNetwork::set_features(const float* features, int positions, int cont
   ThreadPool& pool = ThreadPool::instance();
   const int blocks = (rows + kFeatureRows - 1) / kFeatureRows;
   const auto row = [&](int i) {
-    return i < positions ? features + static_cast<ptrdiff_t>(i) * d_ : tail + static_cast<ptrdiff_t>(i - positions) * d_;
+    return i < positions ? features + static_cast<ptrdiff_t>(i) * d_
+                         : tail + static_cast<ptrdiff_t>(i - positions) * d_;
   };
   if (weights_->int8) {
     const GemvKernels& kernels = gemv_kernels();
@@ -463,8 +465,8 @@ void DecoderNetwork::attend_self(size_t layer, int head) {
     keep(key_value + static_cast<ptrdiff_t>(i) * 2 * d_ + kHeadWidth, 0, 1, values + slot);
     float* query = query_.data() + static_cast<ptrdiff_t>(i) * d_ + first;
     for (int c = 0; c < kHeadWidth; ++c) query[c] *= kQueryScale;
-    gemv_kernels().attend(query, keys, values, row.history, row.position + 1, &scores_[scratch], &weights_of_keys_[scratch],
-                          mixed_.values.data() + static_cast<ptrdiff_t>(i) * d_ + first);
+    gemv_kernels().attend(query, keys, values, row.history, row.position + 1, &scores_[scratch],
+                          &weights_of_keys_[scratch], mixed_.values.data() + static_cast<ptrdiff_t>(i) * d_ + first);
   }
 }
 
@@ -480,11 +482,12 @@ void DecoderNetwork::attend_cross(size_t layer, int head) {
     const Row& row = rows_[i];
     float* query = query_.data() + static_cast<ptrdiff_t>(i) * d_ + first;
     for (int c = 0; c < kHeadWidth; ++c) query[c] *= kQueryScale;
-    gemv_kernels().attend(query, keys, keys + cached, nullptr, cross_rows_, &scores_[scratch], &weights_of_keys_[scratch],
-                          mixed_.values.data() + static_cast<ptrdiff_t>(i) * d_ + first);
+    gemv_kernels().attend(query, keys, keys + cached, nullptr, cross_rows_, &scores_[scratch],
+                          &weights_of_keys_[scratch], mixed_.values.data() + static_cast<ptrdiff_t>(i) * d_ + first);
     if (!row.record || recorded < 0) continue;
-    std::copy_n(&scores_[scratch], content_,
-                alignment_.data() + row.history[row.position] * alignment_size() + static_cast<size_t>(recorded) * content_);
+    std::copy_n(
+        &scores_[scratch], content_,
+        alignment_.data() + row.history[row.position] * alignment_size() + static_cast<size_t>(recorded) * content_);
   }
 }
 

@@ -34,12 +34,12 @@ class DecoderNetwork final : private StepWork {
   bool has_features() const { return cross_rows_ > 0; }
   int content() const { return content_; }
 
-  // Makes room for passes of `rows` tokens, `projected` of them projected, and for `slots` tokens in the caches, with or
-  // without a record of their alignment. Forgets what the caches hold.
+  // Makes room for passes of `rows` tokens, `projected` of them projected, and for `slots` tokens in the caches, with
+  // or without a record of their alignment. Forgets what the caches hold.
   void reserve(int rows, int projected, int slots, bool alignment);
 
-  // One token of a pass. It attends to the tokens in the slots history[0] .. history[position], of which the last one is
-  // its own. Tokens of one pass may attend to those before them in it.
+  // One token of a pass. It attends to the tokens in the slots history[0] .. history[position], of which the last one
+  // is its own. Tokens of one pass may attend to those before them in it.
   struct Row {
     int token;
     int position;

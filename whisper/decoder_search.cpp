@@ -18,7 +18,8 @@ void most_likely(const float* logits, int count, int most, std::vector<Candidate
     if (!(kernels.largest(logits + first, n) > least)) continue;
     for (int i = first; i < first + n; ++i) {
       if (!(logits[i] > least)) continue;
-      const auto after = std::find_if(out->begin(), out->end(), [&](const Candidate& c) { return c.log_prob < logits[i]; });
+      const auto after =
+          std::find_if(out->begin(), out->end(), [&](const Candidate& c) { return c.log_prob < logits[i]; });
       if (static_cast<int>(out->size()) < most) {
         out->insert(after, {i, logits[i]});
       } else {
@@ -92,7 +93,9 @@ void BeamSearch::end(const Hypothesis& h, double sum, bool ended) {
 
 const Hypothesis& BeamSearch::best() {
   for (int i = 0; i < n_live_; ++i) end(live_[i], live_[i].sum, false);
-  const auto mean = [](const Hypothesis& h) { return h.sum / static_cast<double>(std::max<size_t>(1, h.tokens.size())); };
+  const auto mean = [](const Hypothesis& h) {
+    return h.sum / static_cast<double>(std::max<size_t>(1, h.tokens.size()));
+  };
   return *std::max_element(ended_.begin(), ended_.begin() + n_ended_,
                            [&](const Hypothesis& a, const Hypothesis& b) { return mean(a) < mean(b); });
 }

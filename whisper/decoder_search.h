@@ -1,6 +1,6 @@
-// Beam search (openai/whisper whisper/decoding.py, BeamSearchDecoder with patience 1 and MaximumLikelihoodRanker without a
-// length penalty) over candidates that somebody else computes. A beam of one is greedy decoding. Deterministic: of equally
-// good candidates, that of the better hypothesis comes first, then that with the smaller id.
+// Beam search (openai/whisper whisper/decoding.py, BeamSearchDecoder with patience 1 and MaximumLikelihoodRanker
+// without a length penalty) over candidates that somebody else computes. A beam of one is greedy decoding.
+// Deterministic: of equally good candidates, that of the better hypothesis comes first, then that with the smaller id.
 #pragma once
 
 #include <vector>
@@ -21,7 +21,8 @@ struct Hypothesis {
   std::vector<float> log_probs;  // of `tokens`
   double sum = 0;                // of all log probabilities, the end's included
   bool ended = false;            // the end was chosen
-  // Where the keys and values of what it consists of are cached: one slot for each token of the beginning and of `tokens`.
+  // Where the keys and values of what it consists of are cached: one slot for each token of the beginning and of
+  // `tokens`.
   std::vector<int> slots;
 };
 
@@ -36,8 +37,8 @@ class BeamSearch {
   const Hypothesis& live(int i) const { return live_[i]; }
 
   // Continues them with candidates[i] for live(i): the likeliest beams + 1 tokens (for one beam 1 will do), best first.
-  // Each new live hypothesis has a new slot at the end. Returns whether there is more to do: not when `beams` hypotheses
-  // have ended, nor at most_tokens or without any candidate.
+  // Each new live hypothesis has a new slot at the end. Returns whether there is more to do: not when `beams`
+  // hypotheses have ended, nor at most_tokens or without any candidate.
   bool advance(const std::vector<std::vector<Candidate>>& candidates);
 
   // Whether `beams` hypotheses have ended: best() is one of them.

@@ -12,8 +12,8 @@ std::optional<std::string> read_derived(const std::string& content_key, const st
 // The same for a file at any other path.
 std::optional<std::string> read_derived_at(const std::string& path);
 
-// Writes the payload atomically: readers and other writers see the old file or the new one. Returns an empty string, or a
-// sentence that says what failed; nothing is left behind then. Never throws.
+// Writes the payload atomically: readers and other writers see the old file or the new one. Returns an empty string, or
+// a sentence that says what failed; nothing is left behind then. Never throws.
 std::string write_derived(const std::string& content_key, const std::string& kind, int version,
                           const std::string& payload);
 std::string write_derived_at(const std::string& path, const std::string& payload);

@@ -21,10 +21,11 @@ struct EncoderInfo {
   std::string device;     // processor or NPU name, for people
   std::string firmware;   // empty where there is none
   std::string precision;  // "f32", "bf16" or "int8"
-  // Why the CPU does at present what the device was to do: a sentence that says what to do about it. Empty while the device
-  // works, and from the start where the CPU was chosen. Set as soon as the device fails, together with backend = "cpu", while
-  // the window in flight is still being finished; kept while attempts to use the device again fail; cleared by the first window
-  // that has the device again. A fault that begins and ends between two calls of describe() is not seen.
+  // Why the CPU does at present what the device was to do: a sentence that says what to do about it. Empty while the
+  // device works, and from the start where the CPU was chosen. Set as soon as the device fails, together with backend =
+  // "cpu", while the window in flight is still being finished; kept while attempts to use the device again fail;
+  // cleared by the first window that has the device again. A fault that begins and ends between two calls of describe()
+  // is not seen.
   std::string fault{};
   uint64_t dispatches = 0;  // commands that the NPU has carried out for this encoder's windows
 };

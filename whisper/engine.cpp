@@ -104,7 +104,8 @@ class HeldSignal : public Signal {
     segments_.clear();
     first_hop_ = 0;
   }
-  // Begin of the last speech segment that begins before `sample`, -1 before the first: what is said without a long silence.
+  // Begin of the last speech segment that begins before `sample`, -1 before the first: what is said without a long
+  // silence.
   int64_t segment_before(int64_t sample) const {
     const auto after = std::lower_bound(segments_.begin(), segments_.end(), sample);
     return after == segments_.begin() ? -1 : *(after - 1);
@@ -262,8 +263,8 @@ struct Engine::State {
     return std::nullopt;
   }
 
-  // Notes when audio came, and by how much it was late because push() had blocked before: a source that has to wait keeps
-  // its audio, and catches up later. `blocked`: seconds that this push() waited.
+  // Notes when audio came, and by how much it was late because push() had blocked before: a source that has to wait
+  // keeps its audio, and catches up later. `blocked`: seconds that this push() waited.
   void note_arrival(int64_t count, double blocked) {
     const double now = clock(), duration = static_cast<double>(count) / kSampleRate;
     const double pause = pushed_at < 0 ? duration : now - blocked - pushed_at;
@@ -386,8 +387,8 @@ struct Engine::State {
     release();
   }
 
-  // Language token of a setting; -1 where it is to be detected or the model knows English only. "en-US" and "en_US" name a
-  // language with a region.
+  // Language token of a setting; -1 where it is to be detected or the model knows English only. "en-US" and "en_US"
+  // name a language with a region.
   int wanted_token(const std::string& wanted) const {
     if (!model->tokenizer->special().multilingual || wanted.empty() || wanted == "auto") return -1;
     const int id = model->tokenizer->language_id(wanted.substr(0, wanted.find_first_of("-_")));
@@ -424,7 +425,8 @@ struct Engine::State {
     std::vector<int> all = tokens(hotwords), prompt = tokens(initial_prompt);
     all.resize(std::min(all.size(), kPromptTokens));
     const size_t room = kPromptTokens - all.size();
-    all.insert(all.end(), prompt.size() > room ? prompt.end() - static_cast<ptrdiff_t>(room) : prompt.begin(), prompt.end());
+    all.insert(all.end(), prompt.size() > room ? prompt.end() - static_cast<ptrdiff_t>(room) : prompt.begin(),
+               prompt.end());
     return all;
   }
 
@@ -474,8 +476,8 @@ struct Engine::State {
     return r;
   }
 
-  // openai/whisper transcribe.py: text after the last closed pair of timestamps is left to the next window, which starts
-  // there; a single timestamp at the end means that nothing is said after it.
+  // openai/whisper transcribe.py: text after the last closed pair of timestamps is left to the next window, which
+  // starts there; a single timestamp at the end means that nothing is said after it.
   void keep_closed_segments(DecodeResult* d, double* resume) const {
     const Tokenizer& t = *model->tokenizer;
     const std::vector<int>& ids = d->tokens;
@@ -505,14 +507,15 @@ struct Engine::State {
 
   static constexpr size_t kPromptTokens = 200;
   static constexpr double kNotice = 0.1;          // seconds: the voice network and its hops are late by less
-  static constexpr double kCaughtUp = 0.5;        // seconds: a source that is late by less has no audio left to hand over
+  static constexpr double kCaughtUp = 0.5;        // seconds: a source that is less late has no audio left to hand over
   static constexpr int kTokensAtRest = 12;        // token cap of a window: this many,
   static constexpr double kTokensPerSecond = 8;   // and this many for each second of audio
   static constexpr float kNoSpeech = 0.6f, kUnsure = -1.0f;  // openai/whisper's thresholds for silence
 
   const EngineOptions options;
   const std::shared_ptr<const Model> model;
-  // One per slot; a used slot's buffer belongs to the encoder. Declared first: the encoder's thread may read it to the end.
+  // One per slot; a used slot's buffer belongs to the encoder. Declared first: the encoder's thread may read it to the
+  // end.
   std::array<std::vector<float>, Encoder::kSlots> mel_buffers;
   const std::unique_ptr<Encoder> encoder;
   const std::function<double()> clock;
@@ -580,12 +583,14 @@ Engine::Engine(const EngineOptions& options, const std::function<void(const std:
     report("preparing the model for short windows", 0.2);
     tail = silent_tail(
         model, options.threads,
-        [&](double fraction) { report("preparing the model for short windows", 0.2 + 0.6 * fraction); }, cancel, &notice);
+        [&](double fraction) { report("preparing the model for short windows", 0.2 + 0.6 * fraction); }, cancel,
+        &notice);
   }
   report("preparing the encoder and the decoder", 0.8);
   std::future<Decoder> decoder;  // beside the encoder: neither keeps all processors busy
   if (options.output != Output::kFeatures) {
-    decoder = std::async(std::launch::async, [&] { return Decoder(model, options.precision, options.threads, cancel); });
+    decoder =
+        std::async(std::launch::async, [&] { return Decoder(model, options.precision, options.threads, cancel); });
   }
   BackendChoice choice =
       make_encoder(model, options.backend, options.precision, options.threads,

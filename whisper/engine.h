@@ -6,8 +6,9 @@
 //   Encoder slot 0 | slot 1               the encoder's own thread
 //        |
 //        v
-//   next()                                one thread (the element's source task): waits for a slot, copies its features,
-//                                         frees the slot for the window after next, decodes, applies the caption policy
+//   next()                                one thread (the element's source task): waits for a slot, copies its
+//                                         features, frees the slot for the window after next, decodes, applies the
+//                                         caption policy
 //
 // push() blocks while both slots are busy and a whole further window is buffered; everything else is bounded by that.
 // One mutex guards the shared state; it is never held while encoding, decoding or waiting for the encoder.
@@ -45,15 +46,15 @@ struct EngineOptions {
   Output output = Output::kCaptions;
   std::string language;            // "en", ...; "auto" or empty = detect; ignored by English-only models
   bool translate = false;          // to English
-  // Hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding. On 2341 words of English, five beams made 8.8 % errors
-  // where greedy decoding made 9.8, and live 10.7 instead of 11.4, for a quarter more processor time in all (base, int8,
-  // 10.24 s windows).
+  // Hypotheses followed at once, 1..kMostBeams; 1 = greedy decoding. On 2341 words of English, five beams made 8.8 %
+  // errors where greedy decoding made 9.8, and live 10.7 instead of 11.4, for a quarter more processor time in all
+  // (base, int8, 10.24 s windows).
   int beam_size = 5;
   int audio_context = 512;         // encoder positions per window, 64..1500; 1500 = Whisper's own 30 s algorithm
   // What counts as speech. Its padding is what live windows have before speech, at least; those of recordings overlap.
   SpeechRules voice = {0.5f, 0.35f, 4000, 4800, 2400};
-  // Text that the decoder is told came before each window: it makes names and spelling like these more likely. At most 200
-  // tokens are used, the last ones of `initial_prompt` and the first ones of `hotwords`.
+  // Text that the decoder is told came before each window: it makes names and spelling like these more likely. At most
+  // 200 tokens are used, the last ones of `initial_prompt` and the first ones of `hotwords`.
   std::string initial_prompt, hotwords;
   std::optional<LiveOptions> live; // captions soon after they are said; ignored for features; see set_live()
 };
@@ -122,11 +123,12 @@ class Engine {
   bool push(const float* samples, int64_t count);
   // The same as pushing `count` zeros, but silence that fills a window costs no encoder run.
   bool push_silence(int64_t count);
-  // No more samples will come for this stream: the rest is to be decoded. next() returns kDrained after its last result.
+  // No more samples will come for this stream: the rest is to be decoded. next() returns kDrained after its last
+  // result.
   bool drain();
 
-  // Waits for the next result. After Result::kDrained it waits for new samples. Throws Error when the encoder fails; the
-  // window at hand is lost then, and only flush() or destruction may follow.
+  // Waits for the next result. After Result::kDrained it waits for new samples. Throws Error when the encoder fails;
+  // the window at hand is lost then, and only flush() or destruction may follow.
   Result next();
 
   // true: push(), drain() and next() return at once, now and until false is set. Any thread.

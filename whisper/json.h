@@ -10,8 +10,8 @@ namespace whisperxdna2 {
 using Json = nlohmann::json;
 
 // Parses `text` (from the file `path`, for messages). Throws Error(kInvalidFile): syntax, a name twice in an object (of
-// which nlohmann::json would keep the last), a number too large, depth above 32, or more than 400 000 values (the largest
-// real file, a tokenizer.json with its merges as pairs, has 250 000).
+// which nlohmann::json would keep the last), a number too large, depth above 32, or more than 400 000 values (the
+// largest real file, a tokenizer.json with its merges as pairs, has 250 000).
 Json parse_json(const std::string& text, const std::string& path);
 
 // Reads and parses a file of at most 16 MiB.

@@ -49,7 +49,9 @@ void visit_all(Measurements* m, const ModelDims& dims, const Visit& visit) {
   const size_t d = dims.d_model;
   const auto means = [&](Ranges* r, size_t width) {
     std::vector<float> mean(width);
-    for (size_t c = 0; c < r->sum.size() && r->rows > 0; ++c) mean[c] = static_cast<float>(r->mean(static_cast<int>(c)));
+    for (size_t c = 0; c < r->sum.size() && r->rows > 0; ++c) {
+      mean[c] = static_cast<float>(r->mean(static_cast<int>(c)));
+    }
     visit(mean, width);
     r->sum.assign(mean.begin(), mean.end());
     r->rows = 1;
@@ -94,7 +96,8 @@ std::string serialize(Measurements m, const Model& model) {
   const std::string planes = upper + lower;
   uLongf size = compressBound(planes.size());
   std::string deflated(size, '\0');
-  compress2(reinterpret_cast<Bytef*>(deflated.data()), &size, reinterpret_cast<const Bytef*>(planes.data()), planes.size(), 9);
+  compress2(reinterpret_cast<Bytef*>(deflated.data()), &size, reinterpret_cast<const Bytef*>(planes.data()),
+            planes.size(), 9);
   deflated.resize(size);
 
   const uint32_t count = static_cast<uint32_t>(upper.size());

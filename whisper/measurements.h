@@ -1,9 +1,9 @@
-// What is measured of a model once, on speech: the ranges of its encoder's activations (quantize.h) and its virtual silent
-// tail (silent_tail.h). Either takes a processor seconds, so the library brings them for the models that most people use;
-// whisper/data/README.md says how its files are made.
+// What is measured of a model once, on speech: the ranges of its encoder's activations (quantize.h) and its virtual
+// silent tail (silent_tail.h). Either takes a processor seconds, so the library brings them for the models that most
+// people use; whisper/data/README.md says how its files are made.
 //
-// A file:   "WXD2MSR1" | the encoder's part of Model::content_key, 32 characters | u32 number of values | their upper 16
-//           bits, deflated: first the upper bytes of all, then the lower ones
+// A file:   "WXD2MSR1" | the encoder's part of Model::content_key, 32 characters | u32 number of values | their
+//           upper 16 bits, deflated: first the upper bytes of all, then the lower ones
 // Values are little-endian f32 rounded to 8 significant bits, in the order in which measurements.cpp visits them.
 #pragma once
 

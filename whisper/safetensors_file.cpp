@@ -3,7 +3,8 @@
 //
 // A safetensors file is u64 header length (little-endian), that many bytes of JSON
 //   {"NAME": {"dtype": "F16", "shape": [..], "data_offsets": [begin, end]}, .., "__metadata__": {..}}
-// and the data, which the tensors cover without gap or overlap (huggingface/safetensors README, safetensors/src/tensor.rs).
+// and the data, which the tensors cover without gap or overlap (huggingface/safetensors README,
+// safetensors/src/tensor.rs).
 
 #include <unistd.h>
 

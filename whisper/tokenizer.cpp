@@ -74,8 +74,8 @@ std::string to_utf8(const std::u32string& text) {
   return bytes;
 }
 
-// Whether a reader takes both code points for parts of one character: combining marks, the vowels of Thai and Lao that are
-// written after their consonant as one with it, Myanmar's stacked consonants, joiners.
+// Whether a reader takes both code points for parts of one character: combining marks, the vowels of Thai and Lao that
+// are written after their consonant as one with it, Myanmar's stacked consonants, joiners.
 bool is_one_character(char32_t before, char32_t after) {
   constexpr char32_t kMyanmarVirama = 0x1039;
   const auto first = static_cast<utf8proc_int32_t>(before), second = static_cast<utf8proc_int32_t>(after);

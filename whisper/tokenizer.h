@@ -34,17 +34,17 @@ class Tokenizer {
   const std::string& bytes(int id) const;
   // Text of a whole token sequence; control tokens are left out, invalid UTF-8 becomes U+FFFD.
   std::string decode(const std::vector<int>& ids) const;
-  // Byte-pair encoding with GPT-2's pre-split, as tiktoken does it (control tokens are not recognized in the text; bytes
-  // that are no UTF-8 are kept). Hugging Face's multilingual tokenizer differs: its list of merges lacks the first one,
-  // " t", so that it gives " this" as two tokens. Any length, n log n.
+  // Byte-pair encoding with GPT-2's pre-split, as tiktoken does it (control tokens are not recognized in the text;
+  // bytes that are no UTF-8 are kept). Hugging Face's multilingual tokenizer differs: its list of merges lacks the
+  // first one, " t", so that it gives " this" as two tokens. Any length, n log n.
   std::vector<int> encode(std::string_view text) const;
 
   // Language code ("en") to the id of its token, and back; -1 and "" where unknown.
   int language_id(std::string_view code) const;
   std::string language_code(int id) const;
 
-  // Ids never to be sampled: brackets, music notes and the like, 82 ids (84 for English-only) without the control tokens
-  // (openai/whisper whisper/tokenizer.py non_speech_tokens).
+  // Ids never to be sampled: brackets, music notes and the like, 82 ids (84 for English-only) without the control
+  // tokens (openai/whisper whisper/tokenizer.py non_speech_tokens).
   const std::vector<int>& non_speech() const { return non_speech_; }
 
   // Groups text tokens into words: at a leading space, or for languages written without spaces (zh ja th lo my yue) at

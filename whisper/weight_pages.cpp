@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint64_t kAlignment = 64;  // cache line, and widest vector
 constexpr int64_t kChunk = 1 << 18;  // elements converted at once, at most
-constexpr int64_t kChunkRows = 64;   // chunks of so many rows have a multiple of it, so that readers may work in blocks of rows
+constexpr int64_t kChunkRows = 64;   // chunks of more rows have a multiple of it: readers may work in blocks of rows
 
 uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -23,8 +23,8 @@ void divide_rows(float* values, int64_t count, int64_t length, const float* scal
   }
 }
 
-// Reads a tensor as `dtype` in chunks of whole rows: into `to`, if it is not null, else into memory of its own. take() is
-// given each chunk.
+// Reads a tensor as `dtype` in chunks of whole rows: into `to`, if it is not null, else into memory of its own. take()
+// is given each chunk.
 void read(const StoredTensor& tensor, DType dtype, int64_t elements, char* to,
           const std::function<void(int64_t first, int64_t count, const char* data)>& take) {
   const Storage storage = tensor.storage;

@@ -11,8 +11,9 @@
 
 namespace whisperxdna2 {
 
-// When held, tensors lie one after another in anonymous memory, each aligned to 64 bytes: f32, f16 and bf16 as in the file,
-// all else as f16. So int8 takes twice what it takes in the file, and 32 elements of a ggml block, 64 bytes then, take
+// When held, tensors lie one after another in anonymous memory, each aligned to 64 bytes: f32, f16 and bf16 as in the
+// file, all else as f16. So int8 takes twice what it takes in the file, and 32 elements of a ggml block, 64 bytes then,
+// take
 //   q8_0  34 bytes in the file: 1.9 times     q5_1  24: 2.7     q5_0  22: 2.9     q4_1  20: 3.2     q4_0  18: 3.6
 class WeightPages : public std::enable_shared_from_this<WeightPages> {
  public:
@@ -26,8 +27,8 @@ class WeightPages : public std::enable_shared_from_this<WeightPages> {
   uint64_t bytes() const { return bytes_; }
 
   // Reserves the address range and reads all tensors once, to see what they are; they are not kept. Throws Error:
-  // kInvalidFile (NaN or infinity, a file that shrank), kNoResource. `count` is told how many bytes each tensor takes, and
-  // may throw.
+  // kInvalidFile (NaN or infinity, a file that shrank), kNoResource. `count` is told how many bytes each tensor takes,
+  // and may throw.
   void examine(const std::function<void(uint64_t)>& count);
   // XXH3-128 in hex over names, types, shapes and values.
   const std::string& digest() const { return digest_; }

@@ -51,8 +51,8 @@ void normalize(float* x, int rows, int columns) {
   }
 }
 
-// Median over 7 neighbors in the row, mirrored at the ends; rows too short for that stay as they are. `padded` is scratch.
-// (The network of 13 exchanges: N. Devillard, "Fast median search", 1998.)
+// Median over 7 neighbors in the row, mirrored at the ends; rows too short for that stay as they are. `padded` is
+// scratch. (The network of 13 exchanges: N. Devillard, "Fast median search", 1998.)
 void median_filter(float* row, int columns, std::vector<float>* padded) {
   constexpr int kHalf = 3;
   if (columns <= kHalf) return;
@@ -150,7 +150,9 @@ std::vector<std::pair<int, int>> dynamic_time_warping(const float* cost, int row
   while (r >= 0 && c >= 0) {
     path.emplace_back(r, c);
     // Along the edges there is one way only.
-    const uint8_t step = r == 0 ? uint8_t{kColumn} : c == 0 ? uint8_t{kRow} : steps[static_cast<size_t>(r) * columns + c];
+    const uint8_t step = r == 0   ? uint8_t{kColumn}
+                         : c == 0 ? uint8_t{kRow}
+                                  : steps[static_cast<size_t>(r) * columns + c];
     if (step != kColumn) --r;
     if (step != kRow) --c;
   }

@@ -1,4 +1,5 @@
-// Word times by dynamic time warping over the cross attention of the alignment heads (openai/whisper whisper/timing.py).
+// Word times by dynamic time warping over the cross attention of the alignment heads (openai/whisper
+// whisper/timing.py).
 #pragma once
 
 #include <string>
@@ -20,8 +21,8 @@ struct Word {
 };
 
 // Lowest-cost monotone path from (0,0) to (rows-1, columns-1) through `cost` [rows][columns]: pairs (row, column) in
-// order. Of equally cheap steps the diagonal comes first, then the row step. (openai/whisper takes the column step at a tie,
-// even where that is not the cheapest.)
+// order. Of equally cheap steps the diagonal comes first, then the row step. (openai/whisper takes the column step at a
+// tie, even where that is not the cheapest.)
 std::vector<std::pair<int, int>> dynamic_time_warping(const float* cost, int rows, int columns);
 
 // Words of `prefix` + `result.tokens` (timestamps are ignored) with times relative to the window's first sample; the

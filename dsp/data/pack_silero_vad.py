@@ -2,9 +2,10 @@
 
   pack_silero_vad.py silero_vad_16k_op15.onnx silero_vad_16k.f32    (NumPy, onnx)
 
-Little-endian float32 in the order of `struct Weights` there. Matrices are stored transposed and in blocks of 16 outputs,
-[outputs / 16][inputs][16], so that the forward pass reads them from the first byte to the last. Left out: the short-time
-Fourier basis (a Hann window times cosines and sines, exactly), and convolution taps that only ever meet padding."""
+Little-endian float32 in the order of `struct Weights` there. Matrices are stored transposed and in blocks of 16
+outputs, [outputs / 16][inputs][16], so that the forward pass reads them from the first byte to the last. Left out: the
+short-time Fourier basis (a Hann window times cosines and sines, exactly), and convolution taps that only ever meet
+padding."""
 import sys
 import numpy as np
 import onnx

@@ -4,9 +4,9 @@
 
     kernels/aie2p/build.py [--output DIRECTORY] [--variant gemm8|gemm1] [--gelu hinges|lookup|scalar] [-O LEVEL]
 
-Needs mlir_aie and llvm-aie (Peano) of the versions below in this Python's environment, xclbinutil (Debian: libxrt-utils) and a
-C++ compiler for this machine. Each build lies in a directory of its own, named by a hash of everything that went into it,
-so that no stale file is ever taken for a new one: OUTPUT/VARIANT-HASH/VARIANT.xclbin.
+Needs mlir_aie and llvm-aie (Peano) of the versions below in this Python's environment, xclbinutil (Debian:
+libxrt-utils) and a C++ compiler for this machine. Each build lies in a directory of its own, named by a hash of
+everything that went into it, so that no stale file is ever taken for a new one: OUTPUT/VARIANT-HASH/VARIANT.xclbin.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The overlay as an IRON design (Xilinx/mlir-aie, Python), from the description in kernels/overlay.h.
 
-Everything is placed by hand: the host's streams name the channels. Fifos are declared A, B, C, because the compiler gives out
-channels and the memory tiles' descriptors in that order, and another order would leave no odd descriptor free on one column.
+Everything is placed by hand: the host's streams name the channels. Fifos are declared A, B, C, because the compiler
+gives out channels and the memory tiles' descriptors in that order, and another order would leave no odd descriptor free
+on one column.
 """
 
 import numpy as np
@@ -26,7 +27,8 @@ def int32s(count):
 
 
 def core_program(a, b, c, sums, parameters, step, requantize, gelu, write_first, write_second, rest, more):
-    """One output tile; the worker repeats it for ever. All counts are loaded from START's tail, which step() has copied.
+    """One output tile; the worker repeats it for ever. All counts are loaded from START's tail, which step() has
+    copied.
 
     No fifo is acquired under a condition: that was seen to build and to give wrong results.
     """
@@ -53,7 +55,8 @@ def core_program(a, b, c, sums, parameters, step, requantize, gelu, write_first,
 
 
 def kernels(d):
-    """The core programs, each an object of its own (core.h says why). Types must be those of core.h: nothing checks them."""
+    """The core programs, each an object of its own (core.h says why). Types must be those of core.h: nothing checks
+    them."""
     sums, parameters = int32s(d["tile_m"] * d["tile_n"]), int32s(d["tail"] // 4)
     a, b, c = int8s(d["a_share"]), int8s(d["b_object"]), int8s(d["c_segment"])
     return [

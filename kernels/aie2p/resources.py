@@ -3,11 +3,12 @@
 """Whether a design fits the array, before any compiler is asked, and if not, what is full and why.
 
     resources.py DESCRIPTION       tables for the overlays of kernels/overlay.h, as describe.cpp prints it
-    resources.py --unrolled N      for a generator that keeps a fifo element for each tile of N (fails at 2048: see unrolled())
+    resources.py --unrolled N      for a generator that keeps a fifo element for each tile of N (fails at 2048: see
+                                   unrolled())
 
-Limits are those of AIE2P in Xilinx/mlir-aie: include/aie/Dialect/AIE/IR/AIETargetModel.h and lib/Dialect/AIE/IR/ for tiles,
-lib/Dialect/AIEX/IR/AIEXDialect.cpp for descriptors; how many descriptors and locks a fifo takes: docs/ObjectFifoLowering.md.
-What only a compiler knows is estimated and says so.
+Limits are those of AIE2P in Xilinx/mlir-aie: include/aie/Dialect/AIE/IR/AIETargetModel.h and lib/Dialect/AIE/IR/ for
+tiles, lib/Dialect/AIEX/IR/AIEXDialect.cpp for descriptors; how many descriptors and locks a fifo takes:
+docs/ObjectFifoLowering.md. What only a compiler knows is estimated and says so.
 """
 
 import argparse
@@ -48,8 +49,8 @@ class Fifo:
 
 @dataclasses.dataclass
 class Link:
-    """Buffers of a memory tile between fifos: `size` bytes, `depth` times. With several inputs (a join) or outputs (a split)
-    each has a segment of every buffer."""
+    """Buffers of a memory tile between fifos: `size` bytes, `depth` times. With several inputs (a join) or outputs (a
+    split) each has a segment of every buffer."""
 
     tile: tuple
     size: int
@@ -131,9 +132,9 @@ def from_description(d, variant):
 
 
 def unrolled(n):
-    """How the Python prototype's four-core generator, whose 512x512x2048 did not compile ("no space for this BD"), has to be
-    imagined: tiles of 64x64x64 in int8, and an element of B's fifo for every tile of N. Its source is not public; what is
-    known is that 512x512x512 compiled and N = 2048 did not."""
+    """How the Python prototype's four-core generator, whose 512x512x2048 did not compile ("no space for this BD"), has
+    to be imagined: tiles of 64x64x64 in int8, and an element of B's fifo for every tile of N. Its source is not public;
+    what is known is that 512x512x512 compiled and N = 2048 did not."""
     tile, rows = 64 * 64, 4
     memtile, cores = (0, MEMTILE_ROW), [(0, CORE_ROW + row) for row in range(rows)]
     names = [f"A_L2L1_{row}" for row in range(rows)]
@@ -216,7 +217,8 @@ def check_memtile(report, graph, tile):
             count = link.depth * (link.segments() if len(getattr(link, side)) == 1 else 1)
             halves[number % 2] += count
             uses.append(f"{fifo} {count}")
-    explain = f'"no space for this BD": each buffer, and each segment of a joined or split one, takes one ({", ".join(uses)}). '
+    explain = '"no space for this BD": each buffer, and each segment of a joined or split one, takes one ' \
+              f'({", ".join(uses)}). '
     explain += "Bytes are not what is full; use fewer, larger objects."
     report.limit(f"{name} descriptors", sum(halves), bds, explain)
     for parity, half in zip(("even", "odd"), halves):

@@ -9,8 +9,8 @@
 namespace whisperxdna2 {
 namespace {
 
-// Matrices and the keys and values of the audio are read once, in order, from memory. Processors stop looking ahead at the
-// end of a page of 4 KiB; asking for what comes this much later is worth a sixth of the time.
+// Matrices and the keys and values of the audio are read once, in order, from memory. Processors stop looking ahead at
+// the end of a page of 4 KiB; asking for what comes this much later is worth a sixth of the time.
 constexpr int kAhead = 2048;
 inline void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
 
@@ -106,7 +106,9 @@ struct PairSums<F32x8> {
   using Weights = __m256i;
   __m256i v;
   static PairSums zero() { return {_mm256_setzero_si256()}; }
-  static Weights load(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Weights load(const int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   void add(const int16_t* x, Weights w) {
     int32_t both;
     std::memcpy(&both, x, sizeof both);
@@ -236,10 +238,14 @@ void widen_row(const MatrixView& w, int row, float* to) {
       std::memcpy(to, static_cast<const float*>(w.data) + at, w.in * sizeof *to);
       break;
     case MatrixType::kF16:
-      for (int k = 0; k < w.in; k += V::kLanes) V::load_half(static_cast<const uint16_t*>(w.data) + at + k).store(to + k);
+      for (int k = 0; k < w.in; k += V::kLanes) {
+        V::load_half(static_cast<const uint16_t*>(w.data) + at + k).store(to + k);
+      }
       break;
     case MatrixType::kBF16:
-      for (int k = 0; k < w.in; k += V::kLanes) V::load_bf16(static_cast<const uint16_t*>(w.data) + at + k).store(to + k);
+      for (int k = 0; k < w.in; k += V::kLanes) {
+        V::load_bf16(static_cast<const uint16_t*>(w.data) + at + k).store(to + k);
+      }
       break;
     case MatrixType::kInt8: {
       const int8_t* from = static_cast<const int8_t*>(w.data) + at / w.in / kInt8PanelRows * kInt8PanelRows * w.in +
@@ -260,7 +266,8 @@ void pack(const MatrixView& from, int first, int last, int8_t* panels, float* sc
   MatrixView row = from;
   const int size = from.type == MatrixType::kF32 ? 4 : 2;
   for (int n = first * kInt8PanelRows; n < last * kInt8PanelRows; ++n) {
-    int8_t* to = panels + static_cast<ptrdiff_t>(n / kInt8PanelRows) * kInt8PanelRows * from.in + 2 * (n % kInt8PanelRows);
+    int8_t* to =
+        panels + static_cast<ptrdiff_t>(n / kInt8PanelRows) * kInt8PanelRows * from.in + 2 * (n % kInt8PanelRows);
     const auto load = [&](int k) {
       row.data = static_cast<const char*>(from.data) + (static_cast<ptrdiff_t>(n) * from.in + k) * size;
       row.in = from.in - k < kPart ? from.in - k : kPart;

@@ -35,15 +35,15 @@ constexpr size_t int8_panel_bytes(int out, int in) {
 }
 
 // Largest integer that a row of inputs is scaled to for a kInt8 matrix: 14 bits, and few enough that no sum of `in`
-// products with +-127 leaves int32. So inputs lose nothing that matters (78 dB), the sums are exact, and every instruction
-// set gives the same bits.
+// products with +-127 leaves int32. So inputs lose nothing that matters (78 dB), the sums are exact, and every
+// instruction set gives the same bits.
 constexpr int input_limit(int in) {
   const int most = INT32_MAX / (127 * in);
   return most < 8191 ? most : 8191;
 }
 
-// y[r][n - first] = epilogue(sum_k w[n][k] x[r][k] + bias[n]) for outputs n in [first, last). Epilogues: kNone, kGelu, kAdd.
-// A result does not depend on the other rows and outputs of the task. For kInt8 the sum is exact, then
+// y[r][n - first] = epilogue(sum_k w[n][k] x[r][k] + bias[n]) for outputs n in [first, last). Epilogues: kNone, kGelu,
+// kAdd. A result does not depend on the other rows and outputs of the task. For kInt8 the sum is exact, then
 // float(sum) * (scale[n] * unit[r]) + bias[n] with each operation rounded.
 struct GemvTask {
   MatrixView w;
@@ -61,17 +61,17 @@ struct GemvTask {
 
 struct GemvKernels {
   void (*multiply)(const GemvTask& task);
-  // Panels [first, last) of a kInt8 matrix and the scales of their rows, from one of another type. Each row's scale is its
-  // largest magnitude / 127.
+  // Panels [first, last) of a kInt8 matrix and the scales of their rows, from one of another type. Each row's scale is
+  // its largest magnitude / 127.
   void (*pack)(const MatrixView& from, int first, int last, int8_t* panels, float* scale);
-  // to[k] = x[k] / unit, to nearest even, where the largest magnitude of the row becomes `limit`. Returns unit. count is a
-  // multiple of 16.
+  // to[k] = x[k] / unit, to nearest even, where the largest magnitude of the row becomes `limit`. Returns unit. count
+  // is a multiple of 16.
   float (*quantize_row)(const float* x, int count, int limit, int16_t* to);
   // Row `row` of w as f32.
   void (*widen_row)(const MatrixView& w, int row, float* to);
   // One head's attention of one query over `count` half-precision keys and values, rows of kHeadWidth:
-  // scores[t] = query . keys[rows[t]], out = softmax(scores) values; rows == null stands for 0, 1, ... `scores` keeps the
-  // raw scores; `weights` is scratch, [count].
+  // scores[t] = query . keys[rows[t]], out = softmax(scores) values; rows == null stands for 0, 1, ... `scores` keeps
+  // the raw scores; `weights` is scratch, [count].
   void (*attend)(const float* query, const uint16_t* keys, const uint16_t* values, const int* rows, int count,
                  float* scores, float* weights, float* out);
   // Half precision, to nearest; what is too large becomes the largest half. count is a multiple of 16.

@@ -12,7 +12,8 @@ namespace whisperxdna2 {
 class PackedLinear {
  public:
   PackedLinear() = default;
-  // weight: [out][in] row-major. bias: [out] or null. `kernels` decides the order and must be the ones linear() is given.
+  // weight: [out][in] row-major. bias: [out] or null. `kernels` decides the order and must be the ones linear() is
+  // given.
   PackedLinear(const float* weight, const float* bias, int out, int in, const F32Kernels& kernels = f32_kernels());
 
   int out() const { return out_; }

@@ -13,7 +13,9 @@ void pack_panels(const void* from, ptrdiff_t stride, int rows, int units, int pa
   for (int row = 0; row < rows; row += panel, first += panel * stride, out += static_cast<size_t>(units) * panel) {
     const int count = std::min(panel, rows - row), whole = count / 4 * 4;
     for (int r = 0; r < whole; r += 4) {
-      const auto load = [&](int i, int u) { return _mm_loadu_ps(reinterpret_cast<const float*>(first + (r + i) * stride) + u); };
+      const auto load = [&](int i, int u) {
+        return _mm_loadu_ps(reinterpret_cast<const float*>(first + (r + i) * stride) + u);
+      };
       for (int u = 0; u < units; u += 4) {
         __m128 x0 = load(0, u), x1 = load(1, u), x2 = load(2, u), x3 = load(3, u);
         _MM_TRANSPOSE4_PS(x0, x1, x2, x3);

@@ -6,8 +6,8 @@
 
 namespace whisperxdna2 {
 
-// Steps 0, 1, ... of independent items. Calls may come from several threads, those of one step at the same time. What an
-// item or finish() writes can be read by all later steps. Nothing may throw.
+// Steps 0, 1, ... of independent items. Calls may come from several threads, those of one step at the same time. What
+// an item or finish() writes can be read by all later steps. Nothing may throw.
 class StepWork {
  public:
   virtual ~StepWork() = default;
@@ -18,8 +18,8 @@ class StepWork {
 };
 
 // Runs `steps` steps on the calling thread and up to threads - 1 workers of the pool, and returns when all is done. It
-// waits for no worker that has not begun: a thread that loses its core delays one item, as in parallel_for(). No results
-// may depend on `threads`.
+// waits for no worker that has not begun: a thread that loses its core delays one item, as in parallel_for(). No
+// results may depend on `threads`.
 void run_steps(int threads, int steps, StepWork* work);
 
 }  // namespace whisperxdna2

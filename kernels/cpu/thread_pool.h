@@ -21,10 +21,11 @@ class ThreadPool {
   static ThreadPool& instance();
 
   // Calls body(i) once for each i in [0, count), in any order, on the calling thread and at most workers.threads - 1
-  // others, and returns when all have ended; `body` is not called any more after one has thrown, and the first exception
-  // is thrown on. Items are taken one by one from a shared counter, so that a thread which loses its core delays one item
-  // only. Callable from several threads at once: callers share the pool evenly. Must not be called from inside a body.
-  // The result of a computation must not depend on the number of threads: divide work by data, never by thread.
+  // others, and returns when all have ended; `body` is not called any more after one has thrown, and the first
+  // exception is thrown on. Items are taken one by one from a shared counter, so that a thread which loses its core
+  // delays one item only. Callable from several threads at once: callers share the pool evenly. Must not be called from
+  // inside a body. The result of a computation must not depend on the number of threads: divide work by data, never by
+  // thread.
   void parallel_for(const Workers& workers, int count, const std::function<void(int)>& body);
 
   // Processors this process may run on (affinity and cgroup quota respected), at least 1: the meaning of n-threads = 0.

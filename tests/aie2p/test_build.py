@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""build.py without the tools that it needs: what it says, and, with programs in their place, what it makes of their results.
-Arguments: the program that prints the description, and the source root."""
+"""build.py without the tools that it needs: what it says, and, with programs in their place, what it makes of their
+results. Arguments: the program that prints the description, and the source root."""
 
 import json
 import pathlib

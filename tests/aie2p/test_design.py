@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The overlay's design without the tools that compile it: what it asks IRON for, recorded, against the description in
 kernels/overlay.h; what that takes of the array; the limits that would be passed; and the design executed, with the core
-programs as its kernels. Arguments: the program that prints the description, the source root, a library of the core programs.
+programs as its kernels. Arguments: the program that prints the description, the source root, a library of the core
+programs.
 """
 
 import collections
@@ -263,7 +264,8 @@ def rounded(value, shift, low, high):
 
 class Execution(unittest.TestCase):
     def test_design_on_the_core_programs_gives_the_product(self):
-        """(512, 512, 512), int8 to two planes of 16 bits, packed and computed here from the comments of kernels/overlay.h."""
+        """(512, 512, 512), int8 to two planes of 16 bits, packed and computed here from the comments of
+        kernels/overlay.h."""
         m, k, n = gemm.SEQUENCE_M, gemm.SEQUENCE_K, gemm.SEQUENCE_N
         random = np.random.default_rng(5)
         a = random.integers(-127, 128, (m, k), np.int8)

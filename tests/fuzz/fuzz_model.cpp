@@ -1,7 +1,7 @@
 // A model file from arbitrary bytes. FORMAT is 0 for CTranslate2, 1 for ggml, 2 for Hugging Face.
 //
-// The input is expanded first, so that small inputs can describe whole models: pieces of u16 length, that many bytes, u24
-// number of zeros (a hole in the file).
+// The input is expanded first, so that small inputs can describe whole models: pieces of u16 length, that many bytes,
+// u24 number of zeros (a hole in the file).
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

@@ -2,8 +2,8 @@
 """Writes seed inputs for the fuzz targets: DIRECTORY/{ct2,ggml,hugging_face,directory,tokenizer}/*.
 Usage: make_corpus.py DIRECTORY
 
-Model files are those of tests/whisper/make_models.py with zero weights, in the form that fuzz_model.cpp expands: pieces of
-u16 length, bytes, u24 number of zeros. So a complete model is a seed of a few kilobytes."""
+Model files are those of tests/whisper/make_models.py with zero weights, in the form that fuzz_model.cpp expands: pieces
+of u16 length, bytes, u24 number of zeros. So a complete model is a seed of a few kilobytes."""
 import json
 import os
 import shutil
@@ -81,7 +81,8 @@ def main():
     }
     seeds["tokenizer"] = {
         "english": b" it's 42 o'clock,  isn't it?\n",
-        "mixed": "\u751f\u6d3b caf\u00e9 \u0e40\u0e1b\u0e47\u0e19 \u2167\u00bd\u00a0\u3000 \U0001f468\u200d\U0001f469".encode(),
+        "mixed": "\u751f\u6d3b caf\u00e9 \u0e40\u0e1b\u0e47\u0e19 \u2167\u00bd\u00a0\u3000 "
+                 "\U0001f468\u200d\U0001f469".encode(),
         "broken": b"\xff\xc3 \xe2\x82z\xf4\x90\x80\x80\xed\xa0\x80",
     }
     shutil.rmtree(out, ignore_errors=True)

@@ -226,5 +226,7 @@ int Bench::open_files() { return entries("/proc/self/fd"); }
 int Bench::threads() { return entries("/proc/self/task"); }
 
 void assert_equal(const std::string& is, const std::string& expected, const char* file, int line) {
-  if (is != expected) _ck_assert_failed(file, line, "Assertion failed", "is       %s\nexpected %s", is.c_str(), expected.c_str());
+  if (is != expected) {
+    _ck_assert_failed(file, line, "Assertion failed", "is       %s\nexpected %s", is.c_str(), expected.c_str());
+  }
 }

@@ -51,8 +51,8 @@ class Bench {
   void segment(const GstSegment& segment);
   static GstSegment time_segment(GstClockTime start = 0);
 
-  // What has left, in order, as words with blanks between: "stream-start", "caps", "segment", "tag", "gap[0.000+1.000]",
-  // "w12 w13[1.000+0.500]" (! = DISCONT), "final-transcript", "eos", "flush-start", ...
+  // What has left, in order, as words with blanks between: "stream-start", "caps", "segment", "tag",
+  // "gap[0.000+1.000]", "w12 w13[1.000+0.500]" (! = DISCONT), "final-transcript", "eos", "flush-start", ...
   std::string log();
   // The same without what comes before the first gap or text, without tags.
   std::string text();

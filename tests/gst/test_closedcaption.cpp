@@ -68,11 +68,13 @@ GST_START_TEST(test_cea608_and_back) {
 }
 GST_END_TEST;
 
-// The bin links the element by its pads' names, sets what it knows of transcribers, asks for the latency before caps, and
-// lets the video through only as captions come. It does not end by itself: cea608mux of GStreamer 1.26 keeps the EOS.
+// The bin links the element by its pads' names, sets what it knows of transcribers, asks for the latency before caps,
+// and lets the video through only as captions come. It does not end by itself: cea608mux of GStreamer 1.26 keeps the
+// EOS.
 GST_START_TEST(test_transcriberbin) {
   GstElement* pipeline = parsed(
-      "transcriberbin name=bin latency=2000 videotestsrc num-buffers=150 ! video/x-raw,framerate=30/1,width=64,height=48 ! "
+      "transcriberbin name=bin latency=2000 videotestsrc num-buffers=150 ! "
+      "video/x-raw,framerate=30/1,width=64,height=48 ! "
       "bin.sink_video  bin.src_video ! fakesink name=out sync=false  " +
       speech() + " ! bin.sink_audio  bin.src_audio ! fakesink sync=false");
   GstElement* enc = gst_element_factory_make("whisperxdna2enc", nullptr);
@@ -127,7 +129,8 @@ int main(int argc, char** argv) {
   for (const char* name : {"tttocea608", "cea608tott", "transcriberbin", "textwrap", "cccombiner", "cea608mux"}) {
     GstElementFactory* factory = gst_element_factory_find(name);
     if (!factory) {
-      std::printf("skipped: there is no element %s (gst-plugins-rs: closedcaption and textwrap; gst-plugins-bad)\n", name);
+      std::printf("skipped: there is no element %s (gst-plugins-rs: closedcaption and textwrap; gst-plugins-bad)\n",
+                  name);
       return kSkip;
     }
     gst_object_unref(factory);

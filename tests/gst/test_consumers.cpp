@@ -11,8 +11,8 @@ static std::string file(const char* name) { return directory + "/" + name; }
 // Runs a pipeline to its end. "SPEECH" stands for the test signal, recognized.
 static void run(const std::string& description) {
   std::string launch = description;
-  const std::string speech = "filesrc location=" + file("speech.wav") + " ! wavparse ! audioconvert ! audioresample ! " +
-                             "whisperxdna2enc audio-context=128";
+  const std::string speech = "filesrc location=" + file("speech.wav") +
+                             " ! wavparse ! audioconvert ! audioresample ! " + "whisperxdna2enc audio-context=128";
   launch.replace(launch.find("SPEECH"), 6, speech);
   GError* error = nullptr;
   GstElement* pipeline = gst_parse_launch(launch.c_str(), &error);
@@ -83,8 +83,9 @@ static std::string demuxed(const char* demuxer, const std::string& path) {
                      gst_event_parse_segment(event, &segment);
                      const guint64 time = gst_segment_to_stream_time(segment, GST_FORMAT_TIME, GST_BUFFER_PTS(buffer));
                      gst_event_unref(event);
-                     *static_cast<std::string*>(all) += text.c_str() + ("[" + std::to_string(time / GST_MSECOND)) + "+" +
-                                                        std::to_string(GST_BUFFER_DURATION(buffer) / GST_MSECOND) + "] ";
+                     *static_cast<std::string*>(all) +=
+                         text.c_str() + ("[" + std::to_string(time / GST_MSECOND)) + "+" +
+                         std::to_string(GST_BUFFER_DURATION(buffer) / GST_MSECOND) + "] ";
                    }),
                    &all);
   GstBus* bus = gst_element_get_bus(pipeline);

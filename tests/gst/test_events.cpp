@@ -1,4 +1,5 @@
-// Events and queries that pass the element or are answered by it, downstream and upstream. Driven by the scripted engine.
+// Events and queries that pass the element or are answered by it, downstream and upstream. Driven by the scripted
+// engine.
 #include <gst/audio/audio.h>
 
 #include "gst/gstwhisperxdna2enc.h"
@@ -142,7 +143,7 @@ GST_START_TEST(test_position_and_duration_are_asked_upstream) {
 }
 GST_END_TEST;
 
-// --- Seeks in a pipeline ----------------------------------------------------------------------------------------------
+// --- Seeks in a pipeline ---------------------------------------------------------------------------------------------
 
 struct Seek {
   double rate;
@@ -160,14 +161,16 @@ GST_START_TEST(test_seek_plays_its_range_to_the_end) {
   const Seek& seek = kSeeks[__i__];
   GstElement* pipeline = gst_parse_launch(
       "audiotestsrc samplesperbuffer=1600 wave=silence ! "
-      "audio/x-raw,format=F32LE,rate=16000,channels=1 ! whisperxdna2enc name=enc audio-context=64 ! fakesink sync=false",
+      "audio/x-raw,format=F32LE,rate=16000,channels=1 ! whisperxdna2enc name=enc audio-context=64 ! fakesink "
+      "sync=false",
       nullptr);
   GstElement* enc = gst_bin_get_by_name(GST_BIN(pipeline), "enc");
   GstPad* src = gst_element_get_static_pad(enc, "src");
   GstStreamConsistency* checker = gst_consistency_checker_new(src);
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PAUSED);
-  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND),
+                   GST_STATE_CHANGE_SUCCESS);
   ck_assert(gst_element_seek(pipeline, seek.rate, GST_FORMAT_TIME, seek.flags, GST_SEEK_TYPE_SET, 2 * GST_SECOND,
                              GST_SEEK_TYPE_SET, 6 * GST_SECOND));
   gst_element_set_state(pipeline, GST_STATE_PLAYING);

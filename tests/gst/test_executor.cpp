@@ -23,7 +23,7 @@ static std::string backend(GstElement* element) {
   return backend;
 }
 
-// --- Context ----------------------------------------------------------------------------------------------------------
+// --- Context ---------------------------------------------------------------------------------------------------------
 
 static GstContext* announced(Bench& bench) {
   GstMessage* message = bench.message(GST_MESSAGE_HAVE_CONTEXT);
@@ -159,7 +159,7 @@ GST_START_TEST(test_failed_load_announces_nothing) {
 }
 GST_END_TEST;
 
-// --- A device that fails ----------------------------------------------------------------------------------------------
+// --- A device that fails ---------------------------------------------------------------------------------------------
 
 static void set_info(const char* backend, const char* fault) {
   std::lock_guard<std::mutex> lock(fake.mutex);

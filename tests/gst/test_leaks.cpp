@@ -108,7 +108,8 @@ static Suite* leaks_suite(void) {
 }
 
 int main(int argc, char** argv) {
-  g_setenv("GST_TRACERS", "leaks(filters=\"GstBuffer,GstEvent,GstMessage,GstQuery,GstContext,GstPad,GstElement\")", TRUE);
+  g_setenv("GST_TRACERS", "leaks(filters=\"GstBuffer,GstEvent,GstMessage,GstQuery,GstContext,GstPad,GstElement\")",
+           TRUE);
   gst_check_init(&argc, &argv);
   return gst_check_run_suite(leaks_suite(), "leaks", __FILE__);
 }

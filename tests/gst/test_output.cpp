@@ -24,9 +24,10 @@ static std::string transcript(Bench& bench, const std::string& script) {
 
 GST_START_TEST(test_one_buffer_per_segment_with_times) {
   Bench bench(kShort);
-  assert_string(transcript(bench, "1.0 w1:0.5 w2:0.25 2.0 w3:0.5"),
-                   "gap[0.000+1.000] !w1 w2[1.000+0.750] gap[1.750+0.810] final-transcript gap[2.560+1.190] w3[3.750+0.500] "
-                   "final-transcript eos");
+  assert_string(
+      transcript(bench, "1.0 w1:0.5 w2:0.25 2.0 w3:0.5"),
+      "gap[0.000+1.000] !w1 w2[1.000+0.750] gap[1.750+0.810] final-transcript gap[2.560+1.190] w3[3.750+0.500] "
+      "final-transcript eos");
 }
 GST_END_TEST;
 
@@ -174,9 +175,9 @@ GST_START_TEST(test_discont_flag_within_threshold_is_ignored) {
 }
 GST_END_TEST;
 
-// A GstAudioBaseSrc stamps with 0 whatever was captured before the pipeline's base time: pulsesrc may start with several
-// buffers of 10 ms at 0. None of them is left out or heard twice, and no word is cut when the times have been behind for
-// the second that the element waits.
+// A GstAudioBaseSrc stamps with 0 whatever was captured before the pipeline's base time: pulsesrc may start with
+// several buffers of 10 ms at 0. None of them is left out or heard twice, and no word is cut when the times have been
+// behind for the second that the element waits.
 static const int kRepeated[] = {2, 4, 20};
 GST_START_TEST(test_source_that_begins_with_repeated_times) {
   Bench bench(kShort);
@@ -268,8 +269,8 @@ GST_START_TEST(test_texts_have_a_duration_and_do_not_overlap) {
   bench.push(samples);
   bench.eos();
   ck_assert(bench.wait("eos"));
-  assert_text(bench,
-              "gap[0.000+1.000] !w1[1.000+0.020] w2[1.020+0.020] w3[1.040+0.020] gap[1.060+0.442] final-transcript eos");
+  assert_text(
+      bench, "gap[0.000+1.000] !w1[1.000+0.020] w2[1.020+0.020] w3[1.040+0.020] gap[1.060+0.442] final-transcript eos");
 }
 GST_END_TEST;
 
@@ -473,7 +474,7 @@ GST_START_TEST(test_out_of_band_event_passes) {
 }
 GST_END_TEST;
 
-// --- Meta, tags, messages ---------------------------------------------------------------------------------------------
+// --- Meta, tags, messages --------------------------------------------------------------------------------------------
 
 static const GstStructure* item_of(GstBuffer* buffer) {
   GstCustomMeta* meta = gst_buffer_get_custom_meta(buffer, "GstWhisperItemMeta");
@@ -637,7 +638,7 @@ GST_START_TEST(test_segment_message_has_the_words) {
 }
 GST_END_TEST;
 
-// --- Features ---------------------------------------------------------------------------------------------------------
+// --- Features --------------------------------------------------------------------------------------------------------
 
 GST_START_TEST(test_features_for_nnstreamer) {
   Bench bench(kShort, "other/tensors");

@@ -36,7 +36,8 @@ def serve(directory):
     os.environ.update(PULSE_SERVER='unix:' + socket, PULSE_RUNTIME_PATH=directory, XDG_CONFIG_HOME=directory)
     server = subprocess.Popen(
         ['pulseaudio', '-n', '--daemonize=no', '--use-pid-file=no', '--exit-idle-time=-1', '--disable-shm=yes',
-         '--load=module-null-sink sink_name=null', f'--load=module-native-protocol-unix auth-anonymous=1 socket={socket}'],
+         '--load=module-null-sink sink_name=null',
+         f'--load=module-native-protocol-unix auth-anonymous=1 socket={socket}'],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(100):
         if os.path.exists(socket):
@@ -100,7 +101,8 @@ def main():
             server.terminate()
             server.wait()
     text = re.sub('[^a-z ]', '', ' '.join(word for _, word in words).lower())
-    print(f'{text}\nlatency {least / Gst.SECOND:.2f} s; first word {ended - words[0][0]:.1f} s before the end; {complaints}')
+    print(f'{text}\nlatency {least / Gst.SECOND:.2f} s; first word {ended - words[0][0]:.1f} s before the end; '
+          f'{complaints}')
     # A busy machine loses samples between the server and the source, which nobody downstream can help.
     matcher = difflib.SequenceMatcher(None, JFK.split(), text.split(), autojunk=False)
     right = sum(block.size for block in matcher.get_matching_blocks())

@@ -1,5 +1,5 @@
-// The plugin as it is installed, with the real weights of Whisper base and tiny.en: that it works, and what it says when
-// something is wrong.
+// The plugin as it is installed, with the real weights of Whisper base and tiny.en: that it works, and what it says
+// when something is wrong.
 #include <glib/gstdio.h>
 #include <malloc.h>
 #include <unistd.h>
@@ -46,7 +46,8 @@ class Run {
  public:
   explicit Run(const std::string& description) {
     GError* error = nullptr;
-    pipeline_ = gst_parse_launch((description + " ! fakesink name=text signal-handoffs=true sync=false").c_str(), &error);
+    pipeline_ =
+        gst_parse_launch((description + " ! fakesink name=text signal-handoffs=true sync=false").c_str(), &error);
     fail_unless(!error, "%s", error ? error->message : "");
     bus_ = gst_element_get_bus(pipeline_);
     GstElement* sink = gst_bin_get_by_name(GST_BIN(pipeline_), "text");
@@ -208,10 +209,10 @@ GST_START_TEST(test_features_of_the_base_model) {
 }
 GST_END_TEST;
 
-// --- Languages without blanks -----------------------------------------------------------------------------------------
+// --- Languages without blanks ----------------------------------------------------------------------------------------
 
-// Upstream's element gave nothing for Japanese and fragments for Chinese. What base hears of these clips is not all right;
-// what it hears reliably must be there, in characters that are whole.
+// Upstream's element gave nothing for Japanese and fragments for Chinese. What base hears of these clips is not all
+// right; what it hears reliably must be there, in characters that are whole.
 struct Spoken {
   const char *file, *language, *unit, *code;
   std::vector<std::string> heard;  // any of
@@ -245,7 +246,8 @@ GST_END_TEST;
 // English with its blanks, and called English, whatever was spoken.
 GST_START_TEST(test_translation_is_english) {
   Run run("filesrc location=" + std::string(g_getenv("WHISPERXDNA2_TEST_DATA")) +
-          "/gst/common_voice_ja_24511055.flac ! flacparse ! flacdec ! audioconvert ! audioresample ! whisperxdna2enc name=enc "
+          "/gst/common_voice_ja_24511055.flac ! flacparse ! flacdec ! audioconvert ! audioresample ! whisperxdna2enc "
+          "name=enc "
           "translate=true output-unit=word");
   run.assert_plays();
   fail_unless(run.raw().find("camp") != std::string::npos, "%s", run.raw().c_str());
@@ -257,12 +259,13 @@ GST_START_TEST(test_translation_is_english) {
 }
 GST_END_TEST;
 
-// --- Bad input --------------------------------------------------------------------------------------------------------
+// --- Bad input -------------------------------------------------------------------------------------------------------
 
 GST_START_TEST(test_empty_file) {
   write_file(file("empty.wav"), "");
   Run run(wav(file("empty.wav")) + "whisperxdna2enc");
-  run.assert_fails(GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, "The stream is of a different type than handled by this element.");
+  run.assert_fails(GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE,
+                   "The stream is of a different type than handled by this element.");
 }
 GST_END_TEST;
 
@@ -321,7 +324,7 @@ GST_START_TEST(test_samples_that_are_no_numbers_are_silence) {
 }
 GST_END_TEST;
 
-// --- Bad models -------------------------------------------------------------------------------------------------------
+// --- Bad models ------------------------------------------------------------------------------------------------------
 
 static std::string with_model(const std::string& path) {
   return wav(data("jfk.wav")) + "whisperxdna2enc model-path=\"" + path + "\"";
@@ -338,33 +341,43 @@ static std::string copy_of_model(size_t bytes) {
 }
 
 static const std::string advice =
-    "`whisperxdna2-fetch-model base` (in the source tree: `tools/fetch-model base`) fetches a model; model-path names another one";
+    "`whisperxdna2-fetch-model base` (in the source tree: `tools/fetch-model base`) fetches a model; model-path names "
+    "another one";
 
 GST_START_TEST(test_missing_model) {
   Run run(with_model("/nowhere/model"));
-  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model at /nowhere/model: No such file or directory. " + advice);
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND,
+                   "There is no model at /nowhere/model: No such file or directory. " + advice);
 }
 GST_END_TEST;
 
 GST_START_TEST(test_truncated_model) {
   Run run(with_model(copy_of_model(40000000)));
-  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ, file("model/model.bin") + ": the file ends inside tensor "
-                   "decoder/layer_0/attention/linear_0/weight (at byte 39834262)");
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ,
+                   file("model/model.bin") +
+                       ": the file ends inside tensor "
+                       "decoder/layer_0/attention/linear_0/weight (at byte 39834262)");
 }
 GST_END_TEST;
 
 GST_START_TEST(test_model_that_is_text) {
   write_file(file("model.txt"), "This is no model.\n");
   Run run(with_model(file("model.txt")));
-  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ, file("model.txt") + " is no Whisper model: neither a ggml file nor a directory in the CTranslate2 or "
-                   "Hugging Face format. " + advice);
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_READ,
+                   file("model.txt") +
+                       " is no Whisper model: neither a ggml file nor a directory in the CTranslate2 or "
+                       "Hugging Face format. " +
+                       advice);
 }
 GST_END_TEST;
 
 GST_START_TEST(test_empty_model_directory) {
   Run run(with_model(directory));
-  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "There is no model in " + directory + ": neither model.bin (CTranslate2) nor model.safetensors "
-                   "(Hugging Face). " + advice);
+  run.assert_fails(GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND,
+                   "There is no model in " + directory +
+                       ": neither model.bin (CTranslate2) nor model.safetensors "
+                       "(Hugging Face). " +
+                       advice);
 }
 GST_END_TEST;
 
@@ -392,7 +405,7 @@ GST_START_TEST(test_model_removed_while_running) {
 }
 GST_END_TEST;
 
-// --- Life -------------------------------------------------------------------------------------------------------------
+// --- Life ------------------------------------------------------------------------------------------------------------
 
 GST_START_TEST(test_stopping_at_any_moment) {
   std::mt19937 random(7);

@@ -28,7 +28,7 @@ static void set_state(GstElement* element, GstState state) {
   fail_unless(took < patience(), "change to %s took %.2f s", gst_element_state_get_name(state), took);
 }
 
-// --- States -----------------------------------------------------------------------------------------------------------
+// --- States ----------------------------------------------------------------------------------------------------------
 
 static const std::vector<GstState> kWalks[] = {
     {GST_STATE_READY, GST_STATE_PAUSED, GST_STATE_PLAYING, GST_STATE_PAUSED, GST_STATE_READY, GST_STATE_NULL},
@@ -85,8 +85,8 @@ GST_START_TEST(test_stopping_while_loading_cancels) {
 }
 GST_END_TEST;
 
-// A load that does not heed its cancellation does not hold up READY, and what it makes is not used. NULL waits for it: the
-// process may end afterwards, and its destructors must not run beside a load.
+// A load that does not heed its cancellation does not hold up READY, and what it makes is not used. NULL waits for it:
+// the process may end afterwards, and its destructors must not run beside a load.
 GST_START_TEST(test_no_load_outlives_null) {
   fake.load_ms = 100;
   fake.load_ignores_cancel = true;
@@ -199,8 +199,9 @@ GST_END_TEST;
 
 // In any order.
 GST_START_TEST(test_rules_of_speech_reach_the_engine) {
-  Bench bench(__i__ == 0 ? "vad-threshold=0.75 vad-hysteresis=0.25 vad-min-speech=100 vad-min-silence=200 vad-padding=400"
-                         : "vad-padding=400 vad-min-silence=200 vad-min-speech=100 vad-hysteresis=0.25 vad-threshold=0.75");
+  Bench bench(__i__ == 0
+                  ? "vad-threshold=0.75 vad-hysteresis=0.25 vad-min-speech=100 vad-min-silence=200 vad-padding=400"
+                  : "vad-padding=400 vad-min-silence=200 vad-min-speech=100 vad-hysteresis=0.25 vad-threshold=0.75");
   eventually([] { return fake.alive == 1; });
   std::lock_guard<std::mutex> lock(fake.mutex);
   const whisperxdna2::SpeechRules& rules = fake.options.voice;
@@ -351,7 +352,7 @@ GST_START_TEST(test_files_and_threads_are_constant_over_100_cycles) {
 }
 GST_END_TEST;
 
-// --- Flushes ----------------------------------------------------------------------------------------------------------
+// --- Flushes ---------------------------------------------------------------------------------------------------------
 
 // After whatever happened: flush, and the element works as new.
 static void assert_flushes(Bench& bench) {
@@ -508,7 +509,8 @@ GST_START_TEST(test_seeks_without_flush_while_playing) {
       "whisperxdna2enc audio-context=64 ! fakesink sync=false",
       nullptr);
   set_state(pipeline, GST_STATE_PLAYING);
-  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  ck_assert_int_eq(gst_element_get_state(pipeline, nullptr, nullptr, 5 * slowness() * GST_SECOND),
+                   GST_STATE_CHANGE_SUCCESS);
   for (int i = 0; i < 20; ++i)
     ck_assert(gst_element_seek_simple(pipeline, GST_FORMAT_TIME, GST_SEEK_FLAG_NONE, i * GST_SECOND));
   set_state(pipeline, GST_STATE_NULL);
@@ -535,7 +537,7 @@ GST_START_TEST(test_drain_query_waits_for_the_text) {
 }
 GST_END_TEST;
 
-// --- Failures ---------------------------------------------------------------------------------------------------------
+// --- Failures --------------------------------------------------------------------------------------------------------
 
 struct Failure {
   whisperxdna2::ErrorCode error;

@@ -1,6 +1,6 @@
 // AVX-512 in software, so that the AVX-512 kernels run on any processor. Included by the compiler's -include ahead of a
-// kernel's source: SIMDe's names take the place of the intrinsics, and <immintrin.h>, which SIMDe has read already, is not
-// read again. What SIMDe 0.7 lacks or gets wrong is defined here, after Intel's intrinsics guide.
+// kernel's source: SIMDe's names take the place of the intrinsics, and <immintrin.h>, which SIMDe has read already, is
+// not read again. What SIMDe 0.7 lacks or gets wrong is defined here, after Intel's intrinsics guide.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES

@@ -228,7 +228,8 @@ START_TEST(attention_weights_are_powers_within_their_bound) {
       const int32_t difference = round < 40000 ? round * 53 : 1 << 30;
       const int weight = attention_weight(difference, steps_per_unit);
       const double exact = 32767 * std::exp2(-difference * double{steps_per_unit} / 2048);
-      // Half a unit by rounding the result and one by cutting off the products, half a step of the exponent, the polynomial.
+      // Half a unit by rounding the result and one by cutting off the products, half a step of the exponent, the
+      // polynomial.
       ck_assert_double_le(std::fabs(weight - exact), 1 + exact * (std::exp2(0.5 / 2048) - 1 + 3e-4));
       ck_assert_int_le(weight, before + 1);
       before = weight;

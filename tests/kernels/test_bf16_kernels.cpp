@@ -36,7 +36,8 @@ uint16_t nearest(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   const uint16_t below = static_cast<uint16_t>(bits >> 16), above = static_cast<uint16_t>(below + 1);
-  const double down = std::fabs(static_cast<double>(x) - widen(below)), up = std::fabs(static_cast<double>(x) - widen(above));
+  const double down = std::fabs(static_cast<double>(x) - widen(below)),
+               up = std::fabs(static_cast<double>(x) - widen(above));
   return down < up || (down == up && below % 2 == 0) ? below : above;
 }
 
@@ -56,7 +57,8 @@ std::vector<float> normal(size_t count, unsigned seed, float deviation = 1) {
 
 START_TEST(numbers_are_narrowed_to_the_nearest) {
   std::vector<float> values = normal(1003, 7, 30);
-  for (uint32_t bits : {0x3F808000u, 0x3F818000u, 0x3F808001u, 0x3F807FFFu, 0xBF808000u, 0xC0FF8000u, 0x3FFFFFFFu, 0u}) {
+  for (uint32_t bits :
+       {0x3F808000u, 0x3F818000u, 0x3F808001u, 0x3F807FFFu, 0xBF808000u, 0xC0FF8000u, 0x3FFFFFFFu, 0u}) {
     values.emplace_back();
     std::memcpy(&values.back(), &bits, sizeof bits);
   }
@@ -68,8 +70,8 @@ START_TEST(numbers_are_narrowed_to_the_nearest) {
 }
 END_TEST
 
-// The bound is that of a sum of f32 in any order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), each product
-// rounded, too, and half a unit of bf16 where the result is one.
+// The bound is that of a sum of f32 in any order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), each
+// product rounded, too, and half a unit of bf16 where the result is one.
 void check_products(int rows, int in, int out, bool with_bias, bool y_is_bf16, Epilogue epilogue, int threads = 1) {
   const std::vector<float> weight = normal(static_cast<size_t>(out) * in, 1, 0.1f), bias = normal(out, 2);
   const ptrdiff_t x_stride = in + 6, y_stride = out + 8;
@@ -92,8 +94,8 @@ void check_products(int rows, int in, int out, bool with_bias, bool y_is_bf16, E
     const BF16Linear packed(weight.data(), with_bias ? bias.data() : nullptr, out, in, *kernels);
     std::vector<float> y = before;
     std::vector<uint16_t> y16(y.size(), 4242);
-    bf16_linear(packed, x.data(), x_stride, rows, y_is_bf16 ? static_cast<void*>(y16.data()) : y.data(), y_stride, y_is_bf16,
-                epilogue, threads, *kernels);
+    bf16_linear(packed, x.data(), x_stride, rows, y_is_bf16 ? static_cast<void*>(y16.data()) : y.data(), y_stride,
+                y_is_bf16, epilogue, threads, *kernels);
     for (int r = 0; r < rows; ++r) {
       for (int n = 0; n < y_stride; ++n) {
         const size_t at = r * y_stride + n;
@@ -112,8 +114,8 @@ void check_products(int rows, int in, int out, bool with_bias, bool y_is_bf16, E
         }
         if (y_is_bf16) bound += (std::fabs(want) + bound) / 256;
         const float have = y_is_bf16 ? widen(y16[at]) : y[at];
-        ck_assert_msg(std::fabs(have - want) <= bound, "panel %d, %d x %d x %d, row %d column %d: %.9g, not %.9g", kernels->panel,
-                      rows, in, out, r, n, have, want);
+        ck_assert_msg(std::fabs(have - want) <= bound, "panel %d, %d x %d x %d, row %d column %d: %.9g, not %.9g",
+                      kernels->panel, rows, in, out, r, n, have, want);
       }
     }
   }
@@ -121,7 +123,9 @@ void check_products(int rows, int in, int out, bool with_bias, bool y_is_bf16, E
 
 START_TEST(products_of_every_size_are_exact_to_rounding) {
   for (int rows : {1, 2, 3, 4, 5, 13, 14, 15, 29}) {
-    for (int in : {2, 64, 240, 514}) check_products(rows, in, 64 * (1 + rows % 3), rows % 2, rows % 3 == 0, Epilogue::kNone);
+    for (int in : {2, 64, 240, 514}) {
+      check_products(rows, in, 64 * (1 + rows % 3), rows % 2, rows % 3 == 0, Epilogue::kNone);
+    }
   }
   check_products(203, 130, 576, true, false, Epilogue::kNone, 3);
   check_products(17, 1536, 128, true, false, Epilogue::kAdd);
@@ -170,7 +174,8 @@ START_TEST(attention_of_every_length_is_that_of_double_precision) {
             // A weight and the result are rounded by half a unit of bf16.
             const float have = widen(out[static_cast<size_t>(r) * width + head * kHeadWidth + c]);
             ck_assert_msg(std::fabs(have - want) <= (magnitude + std::fabs(want)) / 256 + 2e-5 * magnitude,
-                          "panel %d, %d rows, row %d column %d: %.9g, not %.9g", kernels->panel, rows, r, c, have, want);
+                          "panel %d, %d rows, row %d column %d: %.9g, not %.9g", kernels->panel, rows, r, c, have,
+                          want);
           }
         }
       }
@@ -193,7 +198,8 @@ END_TEST
 }  // namespace
 
 int main() {
-  std::printf("products of bf16 by instruction: %s\n", has_bf16_products() ? "tested" : "this processor does not have it");
+  std::printf("products of bf16 by instruction: %s\n",
+              has_bf16_products() ? "tested" : "this processor does not have it");
   Suite* suite = suite_create("bf16_kernels");
   TCase* tests = tcase_create("bf16_kernels");
   tcase_add_test(tests, numbers_are_narrowed_to_the_nearest);

@@ -89,8 +89,9 @@ struct Case {
           want += y[at];
           allowed += 6e-8 * std::fabs(want);
         }
-        ck_assert_msg(std::fabs(result[at] - want) <= allowed, "panel %d, %d x %d x %d, row %d column %d: %.9g, not %.9g",
-                      kernels.panel, rows, in, out, row, column, result[at], want);
+        ck_assert_msg(std::fabs(result[at] - want) <= allowed,
+                      "panel %d, %d x %d x %d, row %d column %d: %.9g, not %.9g", kernels.panel, rows, in, out, row,
+                      column, result[at], want);
       }
     }
   }
@@ -198,8 +199,8 @@ START_TEST(softmax_gives_exponentials_and_the_inverse_of_their_sum) {
         for (int c = 0; c < columns; ++c) sum += std::exp(static_cast<double>(x[c] - most));
         for (int c = 0; c < columns; ++c) {
           const double want = std::exp(static_cast<double>(x[c] - most));
-          ck_assert_msg(std::fabs(scores[r * stride + c] - want) <= 2e-7 * want + 1e-37, "exp(%.9g) = %.9g", x[c] - most,
-                        scores[r * stride + c]);
+          ck_assert_msg(std::fabs(scores[r * stride + c] - want) <= 2e-7 * want + 1e-37, "exp(%.9g) = %.9g",
+                        x[c] - most, scores[r * stride + c]);
         }
         ck_assert_double_le(std::fabs(inverse[r] * sum - 1), 2e-6);
       }
@@ -240,8 +241,8 @@ START_TEST(layer_norm_is_that_of_double_precision) {
           const double z = (x[r * width + c] - mean) * scale, want = z * gain[c] + bias[c];
           // The mean is known to some units in its last place.
           const double allowed = 2e-6 * (1 + std::fabs(z)) + 3e-7 * std::fabs(mean) * scale;
-          ck_assert_msg(std::fabs(y[r * width + c] - want) <= allowed * (1 + std::fabs(gain[c])), "width %d: %.9g, not %.9g",
-                        width, y[r * width + c], want);
+          ck_assert_msg(std::fabs(y[r * width + c] - want) <= allowed * (1 + std::fabs(gain[c])),
+                        "width %d: %.9g, not %.9g", width, y[r * width + c], want);
         }
       }
     }
@@ -278,7 +279,9 @@ std::vector<double> exact_attention(const std::vector<float>& qkv, int rows, int
       }
       for (double& w : weights) sum += w = std::exp(w - most);
       for (int j = 0; j < rows; ++j) {
-        for (int c = 0; c < kHeadWidth; ++c) out[static_cast<size_t>(r) * width + head * kHeadWidth + c] += weights[j] / sum * v[j * stride + c];
+        for (int c = 0; c < kHeadWidth; ++c) {
+          out[static_cast<size_t>(r) * width + head * kHeadWidth + c] += weights[j] / sum * v[j * stride + c];
+        }
       }
     }
   }
@@ -295,8 +298,8 @@ START_TEST(attention_of_every_length_is_that_of_double_precision) {
       attention(qkv.data(), rows, heads, out.data(), &scratch, 2, *kernels);
       const std::vector<double> expected = exact_attention(qkv, rows, heads);
       for (size_t i = 0; i < out.size(); ++i) {
-        ck_assert_msg(std::fabs(out[i] - expected[i]) <= 2e-5, "panel %d, %d rows, %zu: %.9g, not %.9g", kernels->panel, rows, i,
-                      out[i], expected[i]);
+        ck_assert_msg(std::fabs(out[i] - expected[i]) <= 2e-5, "panel %d, %d rows, %zu: %.9g, not %.9g", kernels->panel,
+                      rows, i, out[i], expected[i]);
       }
     }
   }
@@ -323,7 +326,8 @@ END_TEST
 
 int main() {
   for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    std::printf("%s: %s\n", isa_name(isa), has_isa(isa) ? "tested" : "only in software or not at all: this processor does not have it");
+    std::printf("%s: %s\n", isa_name(isa),
+                has_isa(isa) ? "tested" : "only in software or not at all: this processor does not have it");
   }
   Suite* suite = suite_create("f32_kernels");
   TCase* products = tcase_create("linear");

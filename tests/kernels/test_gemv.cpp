@@ -99,7 +99,8 @@ struct Packed {
 };
 
 struct IntegerRows {
-  IntegerRows(const std::vector<float>& x, int rows, int in, const GemvKernels& kernels) : integers(x.size()), unit(rows) {
+  IntegerRows(const std::vector<float>& x, int rows, int in, const GemvKernels& kernels)
+      : integers(x.size()), unit(rows) {
     for (int r = 0; r < rows; ++r) {
       unit[r] = kernels.quantize_row(&x[static_cast<size_t>(r) * in], in, input_limit(in),
                                      &integers[static_cast<size_t>(r) * in]);
@@ -112,8 +113,8 @@ struct IntegerRows {
 std::vector<float> int8_product(const Packed& w, const float* bias, const IntegerRows& x, std::vector<float> y,
                                 Epilogue epilogue, const GemvKernels& kernels, int piece = 1 << 20) {
   for (int first = 0; first < w.view.out; first += piece) {
-    GemvTask t = task(w.view, bias, nullptr, 0, static_cast<int>(x.unit.size()), y.data() + first, w.view.out, epilogue, first,
-                      std::min(w.view.out, first + piece));
+    GemvTask t = task(w.view, bias, nullptr, 0, static_cast<int>(x.unit.size()), y.data() + first, w.view.out, epilogue,
+                      first, std::min(w.view.out, first + piece));
     t.integers = x.integers.data();
     t.unit = x.unit.data();
     kernels.multiply(t);
@@ -186,8 +187,8 @@ START_TEST(a_result_does_not_depend_on_the_other_rows_and_outputs) {
     kernels.multiply(task(w.view, nullptr, x.data(), in, rows, all.data(), out, Epilogue::kNone));
     for (int r = 0; r < rows; ++r) {
       for (int first : {0, 304}) {
-        kernels.multiply(task(w.view, nullptr, x.data() + r * in, in, 1, one.data() + first, out, Epilogue::kNone, first,
-                              first ? out : 304));
+        kernels.multiply(task(w.view, nullptr, x.data() + r * in, in, 1, one.data() + first, out, Epilogue::kNone,
+                              first, first ? out : 304));
       }
       ck_assert_mem_eq(one.data(), all.data() + r * out, out * sizeof(float));
     }
@@ -208,7 +209,9 @@ START_TEST(int8_products_are_their_definition_bit_for_bit) {
         for (int r = 0; r < rows; ++r) {
           for (int n = 0; n < out; ++n) {
             int64_t sum = 0;
-            for (int k = 0; k < in; ++k) sum += defined.weight(n, k) * integers.integers[static_cast<size_t>(r) * in + k];
+            for (int k = 0; k < in; ++k) {
+              sum += defined.weight(n, k) * integers.integers[static_cast<size_t>(r) * in + k];
+            }
             ck_assert(sum == static_cast<int32_t>(sum));
             float y = static_cast<float>(sum) * (defined.scale[n] * integers.unit[r]);
             y = y + bias[n];
@@ -333,10 +336,11 @@ START_TEST(every_half_survives_being_widened_and_narrowed) {
 END_TEST
 
 START_TEST(narrowing_rounds_to_even_and_stays_finite) {
-  const float values[16] = {1 + 0x1p-11f, 1 + 3 * 0x1p-11f, 1 + 0x1.8p-11f, -1 - 0x1p-11f, 65519.0f, 1e9f, -1e9f, 0x1p-25f,
-                            0x1.8p-25f, 0x1p-24f, 0x1.ffep-15f, 0x1.fffp-15f, 0, -0.0f, 65504.0f, 3 * 0x1p-25f};
-  const uint16_t wanted[16] = {0x3C00, 0x3C02, 0x3C01, 0xBC00, 0x7BFF, 0x7BFF, 0xFBFF, 0, 1, 1, 0x0400, 0x0400, 0, 0x8000,
-                               0x7BFF, 2};
+  const float values[16] = {1 + 0x1p-11f, 1 + 3 * 0x1p-11f, 1 + 0x1.8p-11f, -1 - 0x1p-11f, 65519.0f,     1e9f, -1e9f,
+                            0x1p-25f,     0x1.8p-25f,       0x1p-24f,       0x1.ffep-15f,  0x1.fffp-15f, 0,    -0.0f,
+                            65504.0f,     3 * 0x1p-25f};
+  const uint16_t wanted[16] = {0x3C00, 0x3C02, 0x3C01, 0xBC00, 0x7BFF, 0x7BFF, 0xFBFF, 0,
+                               1,      1,      0x0400, 0x0400, 0,      0x8000, 0x7BFF, 2};
   for_each_set([&](const GemvKernels& kernels) {
     uint16_t got[16];
     kernels.narrow(values, 16, got);
@@ -386,7 +390,8 @@ START_TEST(attention_finds_its_rows_by_index) {
     }
     std::vector<float> scores[2] = {std::vector<float>(count), std::vector<float>(count)}, weights(count);
     float out[2][kHeadWidth];
-    kernels.attend(query.data(), keys.data(), values.data(), rows.data(), count, scores[0].data(), weights.data(), out[0]);
+    kernels.attend(query.data(), keys.data(), values.data(), rows.data(), count, scores[0].data(), weights.data(),
+                   out[0]);
     kernels.attend(query.data(), some_keys.data(), some_values.data(), nullptr, count, scores[1].data(), weights.data(),
                    out[1]);
     ck_assert(scores[0] == scores[1]);

@@ -61,7 +61,8 @@ std::vector<int8_t> by_definition(const Problem& p, int row, int head) {
   return results;
 }
 
-int wrong_results(const Problem& p, const Int8Kernels& kernels, Int8Format format, int threads, Int8AttentionScratch* scratch) {
+int wrong_results(const Problem& p, const Int8Kernels& kernels, Int8Format format, int threads,
+                  Int8AttentionScratch* scratch) {
   const size_t element = element_size(format), stride = p.width() * element + 16;
   std::vector<uint8_t> out(p.rows * stride, 77);
   int8_attention(p.qkv.data(), p.stride, p.rows, p.heads, {p.score_unit.data(), p.result_scale.data()}, out.data(),
@@ -93,7 +94,8 @@ START_TEST(equals_the_definition_for_every_length_and_format) {
   const Int8Kernels* kernels = kernels_of(_i);
   if (!kernels) return;
   Int8AttentionScratch scratch;
-  for (int rows : {1, 2, 5, 15, 16, 17, 23, 24, 25, 63, 64, 65, 100, 257, 3}) {  // one shorter than before: stale scratch
+  // One shorter than before: stale scratch.
+  for (int rows : {1, 2, 5, 15, 16, 17, 23, 24, 25, 63, 64, 65, 100, 257, 3}) {
     for (Int8Format format : kFormats) {
       const double spread = (const double[]){0.01, 1, 8, 200}[rows % 4];
       ck_assert_int_eq(wrong_results(make_problem(rows, 2, spread), *kernels, format, 2, &scratch), 0);

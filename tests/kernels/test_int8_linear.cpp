@@ -1,5 +1,5 @@
-// Every set of integer kernels against kernels/arithmetic.h, bit for bit. The AVX-512 kernels also run emulated, so that
-// their logic is proven on any machine.
+// Every set of integer kernels against kernels/arithmetic.h, bit for bit. The AVX-512 kernels also run emulated, so
+// that their logic is proven on any machine.
 #include <check.h>
 
 #include <algorithm>

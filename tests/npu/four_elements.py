@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Prints how many windows each of four elements gets through in the same seconds on the emulated NPU, of which a window takes
-36 ms, so that it is what they compete for:
+"""Prints how many windows each of four elements gets through in the same seconds on the emulated NPU, of which a window
+takes 36 ms, so that it is what they compete for:
 
     four_elements.py SECONDS
 """

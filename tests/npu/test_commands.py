@@ -34,8 +34,9 @@ class Commands(unittest.TestCase):
                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
 
     def branch(self, clip, output, properties):
-        return (f'filesrc location={AUDIO / clip} ! decodebin ! audioconvert ! audioresample ! whisperxdna2enc {properties} '
-                f'language-code=en precision=int8 n-threads=2 ! webvttenc ! filesink location={output} ').split()
+        return (f'filesrc location={AUDIO / clip} ! decodebin ! audioconvert ! audioresample ! '
+                f'whisperxdna2enc {properties} language-code=en precision=int8 n-threads=2 ! '
+                f'webvttenc ! filesink location={output} ').split()
 
     def launch(self, clip, properties, *words):
         """Returns the program's result and its captions."""
@@ -61,7 +62,8 @@ class Pipelines(Commands):
     def test_faults_change_nothing_but_the_executor(self):
         clip = 'ls_1688-142285-0001.flac'
         expected = self.captions(clip, 'backend=cpu')
-        for fault, says in ('error', 'ended a command with error'), ('hang', 'with time-out'), ('unplug', 'was removed'):
+        for fault, says in (('error', 'ended a command with error'), ('hang', 'with time-out'),
+                            ('unplug', 'was removed')):
             with self.subTest(fault=fault):
                 result, text = self.launch(clip, 'backend=auto', f'fault={fault}@10', 'watchdog_ms=100')
                 self.assertEqual((result.returncode, text), (0, expected), result.stdout)
@@ -104,13 +106,15 @@ class CheckNpu(Commands):
         result = self.check([f'trace={trace}'])
         self.assertEqual(result.returncode, 0, result.stdout)
         for part in ('NPU       NPU Strix Halo', 'XRT       2.25', 'power     mode default', 'its self-test passed',
-                     'chained       18 dispatches', '<- fastest', ' 0 of 1310720 differ', 'us per MMAC (the plan assumes 120 and'):
+                     'chained       18 dispatches', '<- fastest', ' 0 of 1310720 differ',
+                     'us per MMAC (the plan assumes 120 and'):
             self.assertIn(part, result.stdout)
         # The emulated driver suspends the device after 5 s, and waking it costs 130 ms.
         slow, fast = map(float, re.search(r'wake +([\d.]+) ms .* without one, (\d+) us', result.stdout).groups())
         self.assertGreaterEqual(slow, 130)
         self.assertLess(fast, 50000)
-        for product in 'qkv   512 x  512 x 1536', 'out   512 x  512 x  512', 'fc1   512 x  512 x 2048', 'fc2   512 x 2048 x  512':
+        for product in ('qkv   512 x  512 x 1536', 'out   512 x  512 x  512', 'fc1   512 x  512 x 2048',
+                        'fc2   512 x 2048 x  512'):
             self.assertIn(f'{product}      0 ', result.stdout)
         first = len(trace.read_text().splitlines()) - 4 * 21  # the products come last, each 21 times
         result = self.check([f'fault=skip@{first}'])

@@ -80,13 +80,16 @@ class Cluster(ExampleTest):
     @classmethod
     def node(cls, *arguments):
         """A node as a group of processes of its own."""
-        process = subprocess.Popen([cls.python.with_name('ray'), 'start', '--block', '--num-cpus=1', '--node-ip-address=127.0.0.1',
-                                    '--object-store-memory=80000000', *arguments], env=cls.environment, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([cls.python.with_name('ray'), 'start', '--block', '--num-cpus=1',
+                                    '--node-ip-address=127.0.0.1', '--object-store-memory=80000000', *arguments],
+                                   env=cls.environment, start_new_session=True, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
         cls.nodes.append(process)
         for _ in range(120):
-            status = subprocess.run([cls.python, '-c', 'import ray; ray.init("auto"); print(len([n for n in ray.nodes() if n["Alive"]]))'],
-                                    env={**cls.environment, 'RAY_ADDRESS': f'127.0.0.1:{cls.port}'}, capture_output=True, text=True)
+            status = subprocess.run([cls.python, '-c', 'import ray; ray.init("auto"); '
+                                     'print(len([n for n in ray.nodes() if n["Alive"]]))'],
+                                    env={**cls.environment, 'RAY_ADDRESS': f'127.0.0.1:{cls.port}'},
+                                    capture_output=True, text=True)
             if status.stdout.strip() == str(len(cls.nodes)):
                 return process
             time.sleep(0.5)

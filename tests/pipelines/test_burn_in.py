@@ -71,7 +71,8 @@ class BurnIn(ExampleTest):
         checked = set()
         for at, frame in self.frames:
             # textoverlay draws a text on each frame of which it is a part.
-            shown = [i for i, caption in enumerate(self.captions) if caption['start'] < at + 1 / RATE and at < caption['end']]
+            shown = [i for i, caption in enumerate(self.captions)
+                     if caption['start'] < at + 1 / RATE and at < caption['end']]
             due = shown[0] if shown else len(texts)
             apart = [abs(frame - candidate).mean() for candidate in candidates]
             self.assertEqual(apart.index(min(apart)), due, (at, apart))
@@ -84,7 +85,8 @@ class BurnIn(ExampleTest):
 
     def test_the_sound_is_as_it_was(self):
         sound = [b''.join(data for _, data in pull(
-            f'filesrc location={path} ! matroskademux name=demux demux.audio_0 ! audioconvert ! audio/x-raw,format=S16LE'))
+            f'filesrc location={path} ! matroskademux name=demux demux.audio_0 ! audioconvert ! '
+            'audio/x-raw,format=S16LE'))
             for path in (self.video, self.burned)]
         self.assertGreater(len(sound[0]), 10 * 16000 * 2)
         self.assertEqual(sound[0], sound[1])

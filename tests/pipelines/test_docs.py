@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Links lead somewhere, what is shown exists, and every tool has its manual page. Addresses elsewhere are not visited."""
+"""Links lead somewhere, what is shown exists, and every tool has its manual page. Addresses elsewhere are not
+visited."""
 import json
 import os
 import re
@@ -25,10 +26,12 @@ def anchors(page):
 
 
 def constant_parts(code):
-    """What is always the same in a message: of its C++ literals what no number, name, colon or parenthesis interrupts."""
+    """What is always the same in a message: of its C++ literals what no number, name, colon or parenthesis
+    interrupts."""
     joined = re.sub(r'(?<!\\)"\s*\+?\s*"', '', code)
     literals = re.findall(r'"((?:[^"\\]|\\.)*)"', joined)
-    parts = [part.strip(' ."') for literal in literals for part in re.split(r'%[-.\d]*[a-z]?|[:;()]', literal.replace('\\"', '"'))]
+    parts = [part.strip(' ."') for literal in literals
+             for part in re.split(r'%[-.\d]*[a-z]?|[:;()]', literal.replace('\\"', '"'))]
     return [part for part in parts if len(part) >= 12]
 
 
@@ -71,7 +74,8 @@ class Docs(unittest.TestCase):
                 self.assertTrue(any((ROOT / 'pipelines' / f'{name}{suffix}').exists() for suffix in ('', '.c')),
                                 f'{page.name}: {name}')
             for name in re.findall(r'(?<![\w/])tools/([a-z][\w-]*)', text):
-                self.assertTrue((ROOT / 'tools' / name).exists() or list((ROOT / 'tools').glob(f'{name}.*')), f'{page.name}: {name}')
+                self.assertTrue((ROOT / 'tools' / name).exists() or list((ROOT / 'tools').glob(f'{name}.*')),
+                                f'{page.name}: {name}')
 
     def test_every_example_is_in_the_docs(self):
         text = ''.join(page.read_text(encoding='utf-8') for page in PAGES)
@@ -80,14 +84,16 @@ class Docs(unittest.TestCase):
                 self.assertIn(f'pipelines/{path.name}', text)
 
     def test_properties_that_are_named_exist(self):
-        described = subprocess.run(['gst-inspect-1.0', 'whisperxdna2enc'], capture_output=True, text=True, check=True).stdout
+        described = subprocess.run(['gst-inspect-1.0', 'whisperxdna2enc'], capture_output=True, text=True,
+                                   check=True).stdout
         properties = set(re.findall(r'^  ([a-z-]+) +: ', described, re.M))
         for page in PAGES:
             for name in re.findall(r'-p ([a-z-]+)=', page.read_text(encoding='utf-8')):
                 self.assertIn(name, properties, page.name)
 
     def test_every_property_is_in_the_readme(self):
-        described = subprocess.run(['gst-inspect-1.0', 'whisperxdna2enc'], capture_output=True, text=True, check=True).stdout
+        described = subprocess.run(['gst-inspect-1.0', 'whisperxdna2enc'], capture_output=True, text=True,
+                                   check=True).stdout
         readme = PAGES[0].read_text(encoding='utf-8')
         for name in set(re.findall(r'^  ([a-z-]+) +: ', described, re.M)) - {'name', 'parent'}:
             self.assertIn(f'`{name}`', readme)
@@ -99,8 +105,8 @@ class Docs(unittest.TestCase):
         for path in sorted(path for room in ('gst', 'whisper', 'npu') for path in (ROOT / room).glob('*.cpp')):
             # Elsewhere than in the engine kInvalidUse is a programmer's error.
             kinds = 'kNotFound|kUnsupported|kNoResource|kDevice' + ('|kInvalidUse' if path.name == 'engine.cpp' else '')
-            for call in re.findall(rf'(?:GST_ELEMENT_(?:ERROR|WARNING)|ErrorCode::(?:{kinds})\b)(?:[^;"]|"(?:[^"\\]|\\.)*")*;',
-                                   path.read_text(encoding='utf-8')):
+            for call in re.findall(rf'(?:GST_ELEMENT_(?:ERROR|WARNING)|ErrorCode::(?:{kinds})\b)'
+                                   r'(?:[^;"]|"(?:[^"\\]|\\.)*")*;', path.read_text(encoding='utf-8')):
                 if parts := constant_parts(call):
                     checked += 1
                     with self.subTest(file=path.name):
@@ -108,7 +114,8 @@ class Docs(unittest.TestCase):
         self.assertGreater(checked, 45)
 
     def test_manual_pages(self):
-        installed = json.loads(subprocess.run(['meson', 'introspect', '--installed', BUILD], capture_output=True, check=True).stdout)
+        installed = json.loads(subprocess.run(['meson', 'introspect', '--installed', BUILD], capture_output=True,
+                                              check=True).stdout)
         tools = [Path(path).name for path in installed.values() if '/bin/' in path]
         self.assertGreaterEqual(len(tools), 5)
         for tool in tools:
@@ -118,7 +125,8 @@ class Docs(unittest.TestCase):
                                   env={**os.environ, 'MANWIDTH': '200'})
             self.assertEqual((said.returncode, said.stderr), (0, ''))
         subtitles = (ROOT / 'docs' / 'man' / 'whisperxdna2-subtitles.1').read_text().replace('\\', '')
-        options = subprocess.run([ROOT / 'pipelines' / 'file-to-subtitles', '--help'], capture_output=True, text=True).stdout
+        options = subprocess.run([ROOT / 'pipelines' / 'file-to-subtitles', '--help'], capture_output=True,
+                                 text=True).stdout
         for option in re.findall(r'--[a-z]+', options):
             self.assertIn(option, subtitles)
 

@@ -74,9 +74,10 @@ class FileToSubtitles(ExampleTest):
         ran = self.succeed('file-to-subtitles', *arguments)
         out = self.folder / 'out'
         self.assertEqual(sorted(str(p.relative_to(out)) for p in out.rglob('*') if p.is_file()), [
-            'deeper/soul.json', 'deeper/soul.srt', 'speech.flac.json', 'speech.flac.srt', 'speech.wav.json', 'speech.wav.srt'])
-        self.assertEqual(words(' '.join(s['text'] for s in json.loads((out / 'speech.wav.json').read_text())['segments'])),
-                         KENNEDY)
+            'deeper/soul.json', 'deeper/soul.srt', 'speech.flac.json', 'speech.flac.srt', 'speech.wav.json',
+            'speech.wav.srt'])
+        segments = json.loads((out / 'speech.wav.json').read_text())['segments']
+        self.assertEqual(words(' '.join(s['text'] for s in segments)), KENNEDY)
         self.assertIn('gospel', (out / 'speech.flac.srt').read_text())
         self.assertIn('burden', (out / 'deeper' / 'soul.srt').read_text())
         self.assertEqual(ran.stderr.count(' captions'), 3)
@@ -99,7 +100,8 @@ class FileToSubtitles(ExampleTest):
                 pass
         os.close(main)
         self.assertEqual(process.returncode, 0, shown)
-        found = [(int(a), int(b) * 60 + int(c)) for a, b, c in re.findall(r'(\d+) %, (\d+):(\d\d) left', shown.decode())]
+        found = [(int(a), int(b) * 60 + int(c))
+                 for a, b, c in re.findall(r'(\d+) %, (\d+):(\d\d) left', shown.decode())]
         self.assertGreaterEqual(len(set(found)), 2, shown)
         self.assertEqual([percent for percent, _ in found], sorted(percent for percent, _ in found))
         self.assertTrue(all(0 < percent <= 100 for percent, _ in found))

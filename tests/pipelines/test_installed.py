@@ -14,8 +14,8 @@ class Installed(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        subprocess.run(['meson', 'install', '--no-rebuild', '--quiet', '-C', BUILD, '--destdir', cls.folder], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(['meson', 'install', '--no-rebuild', '--quiet', '-C', BUILD, '--destdir', cls.folder],
+                       check=True, stdout=subprocess.DEVNULL)
         options = json.loads((BUILD / 'meson-info' / 'intro-buildoptions.json').read_text())
         values = {option['name']: option['value'] for option in options}
         cls.prefix = cls.folder / values['prefix'].lstrip('/')
@@ -41,8 +41,8 @@ class Installed(unittest.TestCase):
 
     def test_measuring(self):
         model = TINY.partition('=')[2]
-        shown = self.call('whisperxdna2-bench', '--profile', '--precision', 'int8', '--runs', 1, '--wav', JFK, '--model', model,
-                          '--plot', self.folder / 'profile.svg')
+        shown = self.call('whisperxdna2-bench', '--profile', '--precision', 'int8', '--runs', 1, '--wav', JFK,
+                          '--model', model, '--plot', self.folder / 'profile.svg')
         self.assertRegex(shown, r'(?m)^attention +\d')
         self.assertIn('</svg>', (self.folder / 'profile-int8.svg').read_text())
 

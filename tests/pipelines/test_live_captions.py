@@ -47,13 +47,14 @@ class LiveCaptions(ExampleTest):
     def setUp(self):
         self.folder = self.enterContext(tempfile.TemporaryDirectory())
         socket = f'{self.folder}/native'
-        self.environment = {**os.environ, 'HOME': self.folder, 'XDG_RUNTIME_DIR': self.folder, 'PULSE_COOKIE': f'{self.folder}/cookie',
-                            'PULSE_SERVER': f'unix:{socket}'}
+        self.environment = {**os.environ, 'HOME': self.folder, 'XDG_RUNTIME_DIR': self.folder,
+                            'PULSE_COOKIE': f'{self.folder}/cookie', 'PULSE_SERVER': f'unix:{socket}'}
         # Without the cache's usual place the model's quantized form would be made again.
         self.environment.setdefault('XDG_CACHE_HOME', str(Path.home() / '.cache'))
         server = subprocess.Popen(
             ['pulseaudio', '-n', '--daemonize=no', '--use-pid-file=no', '--exit-idle-time=-1', '--log-target=stderr',
-             '-L', 'module-null-sink sink_name=nowhere', '-L', f'module-native-protocol-unix auth-anonymous=1 socket={socket}'],
+             '-L', 'module-null-sink sink_name=nowhere', '-L',
+             f'module-native-protocol-unix auth-anonymous=1 socket={socket}'],
             env={**self.environment, 'PULSE_SERVER': ''}, stderr=subprocess.PIPE, text=True)
         self.addCleanup(server.communicate)
         self.addCleanup(server.terminate)

@@ -35,7 +35,8 @@ class ManyStreams(ExampleTest):
         seconds, took, speed = map(float, re.search(r'(\d+) s of sound in ([\d.]+) s: ([\d.]+) times', out).groups())
         self.assertAlmostEqual(seconds, 4 * (5.855 + 6.665), delta=1)
         self.assertAlmostEqual(speed, seconds / took, delta=0.1 * speed + 0.1)
-        before, loaded, most = map(int, re.search(r'memory: (\d+) MB before, (\d+) MB .*, (\d+) MB at most', out).groups())
+        before, loaded, most = map(int, re.search(r'memory: (\d+) MB before, (\d+) MB .*, (\d+) MB at most',
+                                                  out).groups())
         # Eight models of 75 MB would be more.
         self.assertLess(most - loaded, 4 * (loaded - before))
 
@@ -63,7 +64,8 @@ class CompareBackends(ExampleTest):
     @unittest.skipUnless((DEVICE / 'gemm8.xclbin').exists(), 'no emulated NPU here: it needs the XRT headers')
     def test_npu_beside_cpu(self):
         """On the emulated NPU, whose numbers are the CPU's in int8."""
-        ran = subprocess.run([self.DEVICE / 'emulated-npu', 'mode=fast', '--', example('compare-backends'), JFK, '-p', TINY],
+        ran = subprocess.run([self.DEVICE / 'emulated-npu', 'mode=fast', '--', example('compare-backends'), JFK,
+                              '-p', TINY],
                              env={**os.environ, 'WHISPERXDNA2_OVERLAY': str(self.DEVICE / 'gemm8.xclbin'),
                                   'WHISPERXDNA2_NPU_MODULE': str(BUILD / 'npu' / 'libwhisperxdna2-npu.so')},
                              capture_output=True, text=True, timeout=200)

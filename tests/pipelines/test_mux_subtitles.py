@@ -19,14 +19,14 @@ DEMUXERS = {'.mkv': 'matroskademux', '.mp4': 'qtdemux'}
 
 def pull(path, stream, decoder='identity'):
     """[(milliseconds, milliseconds, bytes)] of a stream of a file."""
-    pipeline = Gst.parse_launch(f'filesrc location={path} ! {DEMUXERS[path.suffix]} name=demux demux.{stream} ! queue ! {decoder} ! '
-                                'appsink name=sink sync=false')
+    pipeline = Gst.parse_launch(f'filesrc location={path} ! {DEMUXERS[path.suffix]} name=demux '
+                                f'demux.{stream} ! queue ! {decoder} ! appsink name=sink sync=false')
     pipeline.set_state(Gst.State.PLAYING)
     found = []
     while sample := pipeline.get_by_name('sink').emit('pull-sample'):
         buffer, segment = sample.get_buffer(), sample.get_segment()
-        found.append((segment.to_stream_time(Gst.Format.TIME, buffer.pts) // Gst.MSECOND, buffer.duration // Gst.MSECOND,
-                      buffer.extract_dup(0, buffer.get_size())))
+        found.append((segment.to_stream_time(Gst.Format.TIME, buffer.pts) // Gst.MSECOND,
+                      buffer.duration // Gst.MSECOND, buffer.extract_dup(0, buffer.get_size())))
     pipeline.set_state(Gst.State.NULL)
     return found
 
@@ -38,11 +38,13 @@ class MuxSubtitles(ExampleTest):
         cls.talk = cls.folder / 'talk.mp4'
         subprocess.run(
             ['gst-launch-1.0', '-q', *(
-                'videotestsrc num-buffers=55 ! video/x-raw,width=160,height=96,framerate=5/1 ! openh264enc ! h264parse ! '
-                f'queue max-size-time=0 max-size-buffers=0 ! mp4mux name=mux ! filesink location={cls.talk} '
+                'videotestsrc num-buffers=55 ! video/x-raw,width=160,height=96,framerate=5/1 ! openh264enc ! '
+                f'h264parse ! queue max-size-time=0 max-size-buffers=0 ! mp4mux name=mux ! '
+                f'filesink location={cls.talk} '
                 f'filesrc location={JFK} ! wavparse ! audioconvert ! lamemp3enc ! mpegaudioparse ! '
                 'queue max-size-time=0 max-size-buffers=0 ! mux.').split()], check=True, timeout=60)
-        for arguments in (['mux-subtitles', cls.talk, cls.folder / 'out.mkv'], ['mux-subtitles', cls.talk, cls.folder / 'out.mp4'],
+        for arguments in (['mux-subtitles', cls.talk, cls.folder / 'out.mkv'],
+                          ['mux-subtitles', cls.talk, cls.folder / 'out.mp4'],
                           ['file-to-subtitles', cls.talk, '-o', cls.folder / 'talk.json']):
             ran = run(*arguments, '-p', TINY)
             if ran.returncode:
@@ -64,7 +66,8 @@ class MuxSubtitles(ExampleTest):
             self.assertAlmostEqual(length, long, delta=30)
         # H.264 may have its parameters beside its pictures or with them.
         for stream in (('video_0', 'avdec_h264'), ('audio_0',)):
-            self.assertTrue([data for _, _, data in pull(path, *stream)] == [data for _, _, data in pull(self.talk, *stream)])
+            self.assertTrue([data for _, _, data in pull(path, *stream)] ==
+                            [data for _, _, data in pull(self.talk, *stream)])
         return info
 
     def test_matroska(self):

@@ -25,12 +25,15 @@ class Packages(unittest.TestCase):
                                env={**os.environ, 'DEB_BUILD_PROFILES': 'pkg.whisperxdna2.npu' if npu else '',
                                     'DEB_BUILD_OPTIONS': 'parallel=2'})
         self.assertEqual(built.returncode, 0, (built.stdout + built.stderr)[-3000:])
-        checked = subprocess.run(['lintian', '--fail-on', 'error', *folder.glob('*.changes')], capture_output=True, text=True)
+        checked = subprocess.run(['lintian', '--fail-on', 'error', *folder.glob('*.changes')], capture_output=True,
+                                 text=True)
         self.assertEqual(checked.returncode, 0, checked.stdout)
-        packed = ''.join(subprocess.run(['dpkg-deb', '--contents', path], check=True, capture_output=True, text=True).stdout
+        packed = ''.join(subprocess.run(['dpkg-deb', '--contents', path], check=True, capture_output=True,
+                                        text=True).stdout
                          for path in folder.glob('*.deb'))
-        for name in ('libgstwhisperxdna2.so', 'whisperxdna2-subtitles', 'whisperxdna2-subtitles.1.gz', 'examples/burn-in',
-                     'GstWhisperXdna2Enc.prs', *(['libwhisperxdna2-npu.so', 'whisperxdna2-check-npu'] if npu else [])):
+        for name in ('libgstwhisperxdna2.so', 'whisperxdna2-subtitles', 'whisperxdna2-subtitles.1.gz',
+                     'examples/burn-in', 'GstWhisperXdna2Enc.prs',
+                     *(['libwhisperxdna2-npu.so', 'whisperxdna2-check-npu'] if npu else [])):
             self.assertIn(f'/{name}\n', packed)
 
 

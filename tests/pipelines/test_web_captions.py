@@ -26,10 +26,11 @@ class Browser:
         commands, self.to = os.pipe()
         self.answers, answers = os.pipe()
         self.process = subprocess.Popen(
-            ['sh', '-c', f'exec chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run '
-                         f'--user-data-dir={folder} --window-size=800,400 --remote-debugging-pipe about:blank '
-                         f'3<&{commands} 4>&{answers}'],
-            pass_fds=(commands, answers), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            ['sh', '-c', f'exec chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage '
+                         f'--no-first-run --user-data-dir={folder} --window-size=800,400 --remote-debugging-pipe '
+                         f'about:blank 3<&{commands} 4>&{answers}'],
+            pass_fds=(commands, answers), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
         os.close(commands)
         os.close(answers)
         self.buffer, self.number = b'', 0
@@ -71,7 +72,8 @@ class Tab:
         self.browser, self.session = browser, session
 
     def evaluate(self, expression):
-        return self.browser.call('Runtime.evaluate', self.session, expression=expression, returnByValue=True)['result'].get('value')
+        answer = self.browser.call('Runtime.evaluate', self.session, expression=expression, returnByValue=True)
+        return answer['result'].get('value')
 
     def text(self):
         return self.evaluate('document.getElementById("captions").innerText')
@@ -150,7 +152,8 @@ class Page(ExampleTest):
         self.say(self.server.final, 'before')
         self.assertTrue(tab.wait_for('before'))
         attacks = ['<script>document.title="gone"</script>', '<img src=x onerror=document.title="gone">',
-                   '"><svg onload=document.title="gone">', '</p><iframe src="javascript:parent.document.title=1"></iframe>']
+                   '"><svg onload=document.title="gone">',
+                   '</p><iframe src="javascript:parent.document.title=1"></iframe>']
         for attack in attacks:
             self.say(self.server.partial, attack)
             self.assertTrue(tab.wait_for(attack), attack)
@@ -196,7 +199,8 @@ class Page(ExampleTest):
         self.say(self.server.final, 'secret')
         self.assertTrue(tab.wait_for('secret'))
         stranger = browser.open('data:text/html,<body>')
-        stranger.evaluate(f'''var heard = "", over = false, socket = new WebSocket("ws://localhost:{self.server.port}/captions");
+        stranger.evaluate(f'''var heard = "", over = false;
+                              var socket = new WebSocket("ws://localhost:{self.server.port}/captions");
                               socket.onmessage = e => heard += e.data; socket.onclose = () => over = true''')
         self.assertTrue(stranger.wait('over'))
         self.assertEqual(stranger.evaluate('heard'), '')

@@ -351,7 +351,7 @@ class FetchModel(unittest.TestCase):
         module = load_program()
         end, child_end = os.pipe()
         child = os.fork()
-        if not child:  # a process of its own, as permissions mean nothing to root; Python itself may be closed to others
+        if not child:  # a process of its own: permissions mean nothing to root; Python itself may be closed to others
             os.dup2(child_end, 2)
             sys.stderr = os.fdopen(2, 'w')
             if os.geteuid() == 0:

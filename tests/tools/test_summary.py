@@ -46,7 +46,8 @@ class Summary(unittest.TestCase):
         self.assertEqual((code, lines[-1]), (0, '28 passed, 0 failed'))
 
     def test_unittest_failures(self):
-        code, lines = summary(('tools / a', 'FAIL', '', 'Ran 28 tests in 3s\n\nFAILED (failures=2, errors=1, skipped=4)\n'))
+        code, lines = summary(('tools / a', 'FAIL', '', 'Ran 28 tests in 3s\n\n'
+                               'FAILED (failures=2, errors=1, skipped=4)\n'))
         self.assertEqual((code, lines[-1]), (1, '21 passed, 3 failed'))
         self.assertIn('left out by the test itself  tools / a: 4', lines)
 

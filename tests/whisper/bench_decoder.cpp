@@ -38,7 +38,8 @@ int main(int argc, char** argv) {
   std::optional<Decoder> made;
   const double making = milliseconds([&] { made.emplace(model, int8 ? Precision::kInt8 : Precision::kF32, threads); });
   Decoder& decoder = *made;
-  std::printf("%s, %s, %d threads\n%-34s %8s %8s\n", cpu_name().c_str(), isa_name(isa()), threads, "ms", "min", "median");
+  std::printf("%s, %s, %d threads\n%-34s %8s %8s\n", cpu_name().c_str(), isa_name(isa()), threads, "ms", "min",
+              "median");
 
   print("weights", {making}, 1);
   constexpr int kRuns = 15;
@@ -60,8 +61,9 @@ int main(int argc, char** argv) {
     const double several = milliseconds([&] { decoder.decode(o); });
     o.max_new_tokens = 1;
     beams.push_back(several - milliseconds([&] { decoder.decode(o); }));
-    words.push_back(milliseconds(
-        [&] { word_times(*model->tokenizer, "en", {}, r, static_cast<int>(model->alignment_heads.size()), 512, nullptr); }));
+    words.push_back(milliseconds([&] {
+      word_times(*model->tokenizer, "en", {}, r, static_cast<int>(model->alignment_heads.size()), 512, nullptr);
+    }));
   }
   print("features, 576 rows", features, 1);
   print("prompt and first token", one, 1);

@@ -28,7 +28,8 @@ struct DecoderCase {
   int most_tokens;
 };
 
-inline const DecoderCase kJfkPrefix{"jfk_8.00s_prefix", "jfk_8.00s", 400, true, false, {400, 370, 452, 7177, 6280}, 224};
+inline const DecoderCase kJfkPrefix{
+    "jfk_8.00s_prefix", "jfk_8.00s", 400, true, false, {400, 370, 452, 7177, 6280}, 224};
 inline const DecoderCase kJfkLoop{"jfk_10.24s_loop", "jfk_10.24s", 512, false, false, {}, 60};
 inline const DecoderCase kJfkTail{"jfk_10.24s_tail", "jfk_10.24s", 512, true, false, {}, 224};
 inline const DecoderCase kLibri{"libri", "libri", 293, false, false, {}, 224};

@@ -1,5 +1,5 @@
-// Stands in for the NPU module: "encodes" on a device called "fake", or finds none where FAKE_NPU=absent. With NEEDS it wants
-// a function that no library has, as a module wants XRT's where that is missing or too old.
+// Stands in for the NPU module: "encodes" on a device called "fake", or finds none where FAKE_NPU=absent. With NEEDS it
+// wants a function that no library has, as a module wants XRT's where that is missing or too old.
 #include <cstdlib>
 #include <cstring>
 
@@ -25,8 +25,8 @@ class FakeNpuEncoder : public Encoder {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) std::unique_ptr<Encoder> FACTORY_NAME(std::shared_ptr<const Model> model,
-                                                                                         Precision, int, bool) {
+extern "C" __attribute__((visibility("default"))) std::unique_ptr<Encoder> FACTORY_NAME(
+    std::shared_ptr<const Model> model, Precision, int, bool) {
 #ifdef NEEDS
   NEEDS();
 #endif

@@ -23,9 +23,9 @@ WIDTH = 64
 # Which of the three vocabularies is written; see use().
 N_VOCAB, N_TEXT, MEL_BANDS = 51865, 50257, 80
 LAYERS = {"encoder": 1, "decoder": 1}  # others only in Hugging Face's format
-LANGUAGES = ("en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi "
-             "ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd "
-             "gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue").split()
+LANGUAGES = ("en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt "
+             "la mi ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc "
+             "ka be tg sd gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue").split()
 
 
 def shapes():
@@ -324,9 +324,9 @@ def safetensors(path, tensors, dtype):
 
 def configuration():
     return {
-        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": LAYERS["encoder"], "decoder_layers": LAYERS["decoder"],
-        "encoder_attention_heads": 1,
-        "decoder_attention_heads": 1, "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
+        "model_type": "whisper", "d_model": WIDTH, "encoder_layers": LAYERS["encoder"],
+        "decoder_layers": LAYERS["decoder"], "encoder_attention_heads": 1, "decoder_attention_heads": 1,
+        "encoder_ffn_dim": 4 * WIDTH, "decoder_ffn_dim": 4 * WIDTH, "num_mel_bins": MEL_BANDS,
         "vocab_size": N_VOCAB, "max_source_positions": 1500, "max_target_positions": 448, "activation_function": "gelu",
         "scale_embedding": False}
 

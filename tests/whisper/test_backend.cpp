@@ -49,9 +49,10 @@ START_TEST(auto_says_why_it_took_the_cpu) {
   use_module("/nonexistent/libwhisperxdna2-npu.so");
   const BackendChoice choice = choose(Backend::kAuto);
   assert_text(choice.encoder->describe().backend, "cpu");
-  ck_assert_str_eq(choice.fallback_reason.c_str(),
-                   "the NPU module is not installed (/nonexistent/libwhisperxdna2-npu.so): build with the XRT headers, or use "
-                   "backend=cpu or backend=auto");
+  ck_assert_str_eq(
+      choice.fallback_reason.c_str(),
+      "the NPU module is not installed (/nonexistent/libwhisperxdna2-npu.so): build with the XRT headers, or use "
+      "backend=cpu or backend=auto");
 }
 END_TEST
 

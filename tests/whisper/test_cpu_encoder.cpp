@@ -38,7 +38,9 @@ std::vector<int> reference_rows() {
   return rows;
 }
 
-std::vector<float> mel_of(const std::string& name) { return load_npy<float>("whisper/encoder/" + name + "_mel.npy").data; }
+std::vector<float> mel_of(const std::string& name) {
+  return load_npy<float>("whisper/encoder/" + name + "_mel.npy").data;
+}
 
 // The first frames of a mel.
 std::vector<float> first_positions(const std::vector<float>& mel, int positions) {

@@ -28,8 +28,8 @@ DecodeResult decode(const DecoderCase& c, Precision precision = Precision::kAuto
   return decoder.decode(options_of(c));
 }
 
-// The same text; `tolerance` of the logarithms of probabilities: what rounding the weights to int8 does is ten times what
-// the order of sums does.
+// The same text; `tolerance` of the logarithms of probabilities: what rounding the weights to int8 does is ten times
+// what the order of sums does.
 void expect_recorded(const DecoderCase& c, Precision precision, float tolerance) {
   const DecodeResult r = decode(c, precision);
   const auto ids = load_npy<int32_t>("whisper/decoder/" + std::string(c.name) + "_ids.npy").data;
@@ -403,7 +403,8 @@ END_TEST
 
 START_TEST(the_first_token_is_a_timestamp_up_to_the_limit) {
   const std::vector<float> l = filtered({}, logits(0), kTimed);
-  ck_assert(!allowed(l, kText) && !allowed(l, kEot) && allowed(l, kTime) && allowed(l, kTime + 50) && !allowed(l, kTime + 51));
+  ck_assert(!allowed(l, kText) && !allowed(l, kEot) && allowed(l, kTime) && allowed(l, kTime + 50) &&
+            !allowed(l, kTime + 51));
   const std::vector<float> tenth = filtered({}, logits(0), {true, true, 0.1f});
   ck_assert(allowed(tenth, kTime + 5) && !allowed(tenth, kTime + 6));
 }

@@ -207,7 +207,8 @@ START_TEST(six_copies_repeat_themselves) {
     for (int i = 0; i < n; ++i) all.insert(all.end(), phrase.begin(), phrase.end());
     return all;
   };
-  ck_assert(repeats_itself(copies(6, {1})) && repeats_itself(copies(6, {1, 2, 3})) && repeats_itself(copies(7, {4, 5})));
+  ck_assert(repeats_itself(copies(6, {1})) && repeats_itself(copies(6, {1, 2, 3})) &&
+            repeats_itself(copies(7, {4, 5})));
   ck_assert(!repeats_itself(copies(5, {1})) && !repeats_itself(copies(5, {1, 2, 3})) && !repeats_itself({}));
 }
 END_TEST

@@ -126,13 +126,16 @@ Calibration calibration_within(int d, float range) {
 
 std::shared_ptr<const Model> base() { return load_model(default_model_path()); }
 
-std::vector<float> mel_of(const std::string& name) { return load_npy<float>("whisper/encoder/" + name + "_mel.npy").data; }
+std::vector<float> mel_of(const std::string& name) {
+  return load_npy<float>("whisper/encoder/" + name + "_mel.npy").data;
+}
 
 std::shared_ptr<const PackedEncoder> int8_base(const std::shared_ptr<const Model>& model) {
   return packed_int8_encoder(model, [&] { return quantized_encoder(model, 2); });
 }
 
-std::vector<float> features(const std::shared_ptr<const PackedEncoder>& encoder, const std::vector<float>& mel, int threads) {
+std::vector<float> features(const std::shared_ptr<const PackedEncoder>& encoder, const std::vector<float>& mel,
+                            int threads) {
   const std::atomic<bool> never_abandoned{false};
   std::vector<float> out(static_cast<size_t>(kPositions) * kWidth);
   ck_assert(EncoderSchedule(encoder, threads).run(mel.data(), kPositions, out.data(), never_abandoned));
@@ -399,7 +402,8 @@ START_TEST(brought_ranges_are_those_of_the_model) {
   for (size_t i = 0; i < brought->calibration.layers.size(); ++i) {
     const LayerRanges& wide = brought->calibration.layers[i];
     const LayerRanges& one = calibrator.calibration().layers[i];
-    for (auto range : {&LayerRanges::qkv_input, &LayerRanges::out_input, &LayerRanges::fc1_input, &LayerRanges::qkv_output}) {
+    for (auto range :
+         {&LayerRanges::qkv_input, &LayerRanges::out_input, &LayerRanges::fc1_input, &LayerRanges::qkv_output}) {
       ck_assert(within((one.*range).high, (wide.*range).high, 1));
       ck_assert(within((one.*range).low, (wide.*range).low, -1));
     }

@@ -61,7 +61,8 @@ DecodeResult heard(const std::vector<int>& tokens, const std::vector<int>& start
 
 std::vector<int> encode(const std::string& text) { return base()->tokenizer->encode(text); }
 
-std::vector<Word> words_of(const std::string& text, const std::vector<int>& starts, const std::string& language = "en") {
+std::vector<Word> words_of(const std::string& text, const std::vector<int>& starts,
+                           const std::string& language = "en") {
   const std::vector<int> ids = encode(text);
   ck_assert_int_eq(ids.size() + 1, starts.size());
   return word_times(*base()->tokenizer, language, {}, heard(ids, starts, 200), 1, 200, nullptr);
@@ -146,16 +147,16 @@ START_TEST(equal_steps_prefer_the_diagonal) {
 END_TEST
 
 START_TEST(times_on_real_attention_are_the_recorded_ones) {
-  expect_recorded_times(kLibri, {{"Mr.", 0}, {"Quilter", 2}, {"is", 5}, {"the", 6}, {"apostle", 7}, {"of", 8}, {"the", 9},
-                                 {"middle", 10}, {"classes,", 11}, {"and", 13}, {"we", 14}, {"are", 15}, {"glad", 16},
-                                 {"to", 17}, {"welcome", 18}, {"his", 19}, {"gospel.", 20}});
+  expect_recorded_times(kLibri, {{"Mr.", 0}, {"Quilter", 2}, {"is", 5}, {"the", 6}, {"apostle", 7}, {"of", 8},
+                                 {"the", 9}, {"middle", 10}, {"classes,", 11}, {"and", 13}, {"we", 14}, {"are", 15},
+                                 {"glad", 16}, {"to", 17}, {"welcome", 18}, {"his", 19}, {"gospel.", 20}});
 }
 END_TEST
 
 START_TEST(times_with_a_forced_prefix_are_the_recorded_ones) {
-  expect_recorded_times(kJfkPrefix, {{"And", 0}, {"so", 1}, {"my", 2}, {"fellow", 3}, {"Americans", 4}, {"ask", 5}, {"not", 6},
-                                     {"what", 7}, {"your", 8}, {"country", 9}, {"can", 10}, {"do", 11}, {"for", 12},
-                                     {"you.", 13}});
+  expect_recorded_times(kJfkPrefix, {{"And", 0}, {"so", 1}, {"my", 2}, {"fellow", 3}, {"Americans", 4}, {"ask", 5},
+                                     {"not", 6}, {"what", 7}, {"your", 8}, {"country", 9}, {"can", 10}, {"do", 11},
+                                     {"for", 12}, {"you.", 13}});
 }
 END_TEST
 

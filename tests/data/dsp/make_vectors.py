@@ -1,5 +1,5 @@
-"""Makes the expected values of this folder that are computed, with implementations that share nothing with ours: mel columns
-with NumPy in float64, voice probabilities with onnxruntime, speech intervals with Silero's own Python.
+"""Makes the expected values of this folder that are computed, with implementations that share nothing with ours: mel
+columns with NumPy in float64, voice probabilities with onnxruntime, speech intervals with Silero's own Python.
 
   make_vectors.py DIR SILERO    (NumPy, onnxruntime)
 

@@ -2,8 +2,9 @@
 openai/whisper (decoding.py, timing.py), over encoder rows that are given.
 
 usage: make_vectors.py MODEL_DIRECTORY FEATURES_DIRECTORY
-MODEL_DIRECTORY: Whisper base as a CTranslate2 directory. FEATURES_DIRECTORY: NAME/final.npy [512, 512] f32 for the names
-below, and tail.npy [64, 512], the encoder's rows 512.. for 10.24 s of speech followed by silence. Needs numpy and scipy.
+MODEL_DIRECTORY: Whisper base as a CTranslate2 directory. FEATURES_DIRECTORY: NAME/final.npy [512, 512] f32 for the
+names below, and tail.npy [64, 512], the encoder's rows 512.. for 10.24 s of speech followed by silence. Needs numpy and
+scipy.
 """
 import json
 import os
@@ -77,7 +78,8 @@ class Decoder:
         scores = {}
         for i in range(6):
             p = f'decoder/layer_{i}/'
-            q, k, v = np.split(self.linear(norm(x, w, p + 'self_attention/layer_norm'), p + 'self_attention/linear_0'), 3, 1)
+            normed = norm(x, w, p + 'self_attention/layer_norm')
+            q, k, v = np.split(self.linear(normed, p + 'self_attention/linear_0'), 3, 1)
             x = x + self.linear(self.attend(q, k, v, mask)[0], p + 'self_attention/linear_1')
             q = self.linear(norm(x, w, p + 'attention/layer_norm'), p + 'attention/linear_0')
             out, scores[i] = self.attend(q, *self.cross[i])
