@@ -91,13 +91,25 @@ bool marks_only(const std::string& text) {
   return true;
 }
 
+// Signs that words are not really said again: without a mean probability of a half, or faster than anybody speaks.
+bool is_unsure(const std::vector<Word>& words) {
+  double log_probability = 0;
+  for (const Word& w : words) log_probability += std::log(std::max(w.probability, 1e-6f));
+  return log_probability < std::log(0.5) * static_cast<double>(words.size());
+}
+bool is_hasty(const std::vector<Word>& words) {
+  constexpr double kSecondsPerWord = 0.12, kSecondsPerLetter = 0.04;
+  size_t letters = 0;
+  for (const Word& w : words) letters += length(folded(w.text));
+  return words.back().end - words.front().start < std::max(kSecondsPerWord * static_cast<double>(words.size()),
+                                                           kSecondsPerLetter * static_cast<double>(letters));
+}
+
 }  // namespace
 
 bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
   constexpr size_t kLongest = 12;
   constexpr size_t kCopies = 3, kCopiesAtAnySpeed = 6;
-  constexpr double kSecondsPerWord = 0.12, kSecondsPerLetter = 0.04;  // nobody speaks faster
-  constexpr double kSureCopies = 0.5;        // mean probability of what is really said again
   constexpr float kCompressionLimit = 2.4f;  // openai/whisper's sign of repetition
 
   const std::vector<Word>& words = recognition.words;
@@ -111,18 +123,8 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
         ++copies;
       }
       if (copies < kCopies) continue;
-      const size_t count = copies * n;
-      const double duration = words[at + count - 1].end - words[at].start;
-      double log_probability = 0;
-      for (size_t i = at; i < at + count; ++i) log_probability += std::log(std::max(words[i].probability, 1e-6f));
-      size_t letters = 0;
-      for (size_t i = at; i < at + count; ++i) {
-        letters += std::count_if(keys[i].begin(), keys[i].end(), [](unsigned char c) { return (c & 0xC0) != 0x80; });
-      }
-      const bool unsure = log_probability < std::log(kSureCopies) * static_cast<double>(count);
-      const double least =
-          std::max(kSecondsPerWord * static_cast<double>(count), kSecondsPerLetter * static_cast<double>(letters));
-      if (copies >= kCopiesAtAnySpeed || unsure || duration < least) {
+      const std::vector<Word> all(words.begin() + at, words.begin() + at + copies * n);
+      if (copies >= kCopiesAtAnySpeed || is_unsure(all) || is_hasty(all)) {
         *first_copy_end = at + n;
         return true;
       }
@@ -467,7 +469,7 @@ class LivePolicy : public CaptionPolicy {
     }
     if (!r.words.empty()) r.words.back().end = r.words.back().start + likely_duration(r.words.back());
     for (Word& w : r.words) fit_to_voice(&w, signal);
-    if (committed_.empty()) drop_repeated(&r.words);
+    drop_repeated(&r.words);
     const double speech = signal.speech(std::max(first_, cut_), window.end());
     if (is_invented(r.words, speech, continue_speech(r.words, committed_), signal)) {
       d.invented = static_cast<int>(r.words.size());
@@ -590,13 +592,18 @@ class LivePolicy : public CaptionPolicy {
     return keep;
   }
 
-  // Takes away what a window that was begun afresh hears again of the words before it.
+  // Takes away what is heard again of the words before it: by a window that was begun afresh, or in doubt and in no time.
   void drop_repeated(std::vector<Word>* words) const {
-    if (words->empty() || before_first_.empty() || words->front().start > before_first_.back().end + kSeam) return;
-    for (size_t n = std::min({kLongestSeam, words->size(), before_first_.size()}); n > 0; --n) {
-      if (std::equal(words->begin(), words->begin() + n, before_first_.end() - n,
-                     [](const Word& a, const Word& b) { return folded(a.text) == folded(b.text); })) {
+    const bool afresh = committed_.empty();
+    const std::vector<Word>& before = afresh ? before_first_ : committed_;
+    if (words->empty() || before.empty() || words->front().start > before.back().end + kSeam) return;
+    for (size_t n = std::min({kLongestSeam, words->size(), before.size()}); n > 0; --n) {
+      const std::vector<Word> again(words->begin(), words->begin() + n);
+      if (std::equal(again.begin(), again.end(), before.end() - n,
+                     [](const Word& a, const Word& b) { return folded(a.text) == folded(b.text); }) &&
+          (afresh || (is_unsure(again) && is_hasty(again)))) {
         words->erase(words->begin(), words->begin() + n);
+        if (!afresh) drop_repeated(words);  // it may be said over and over
         return;
       }
     }

@@ -402,15 +402,26 @@ END_TEST
 namespace {
 
 // What a live recognizer may do wrong: cut words and words close to the live edge come out as something else each time,
-// without confidence; decodes loop; a forced prefix silences it; without one, it makes a word of the end of another.
+// without confidence; decodes loop; a forced prefix silences it, or is echoed; without one, it makes a word of the end of
+// another.
 struct Unreliable {
   ScriptedRecognizer honest;
-  double misheard = 0.3, loop = 0.1, silenced = 0.05, repeated = 0.5;
+  double misheard = 0.3, loop = 0.1, silenced = 0.05, echoed = 0.1, repeated = 0.5;
 
   Recognition operator()(const AudioWindow& window, int positions, const std::vector<int>& prefix) {
     std::uniform_real_distribution<double> chance(0, 1);
     Recognition r = honest(window, positions, prefix);
     if (!prefix.empty() && chance(honest.random) < silenced) r.words.clear();
+    if (!prefix.empty() && chance(honest.random) < echoed) {
+      const size_t count = std::min<size_t>(prefix.size(), 1 + honest.random() % 3);
+      const double end = honest.script.words[prefix.back()].end - window.first / kRate;
+      for (size_t i = 0; i < count; ++i) {
+        Word again = honest.script.words[prefix[prefix.size() - 1 - i]];
+        again.start = again.end = end;
+        again.probability = 0.3f;
+        r.words.insert(r.words.begin(), again);
+      }
+    }
     for (const Word& w : honest.script.words) {
       const double from = window.first / kRate;
       if (!prefix.empty() || w.start > from - 0.01 || w.end < from - 0.05 || chance(honest.random) > repeated) continue;
@@ -471,6 +482,25 @@ START_TEST(ten_thousand_live_scripts_keep_every_word_once_in_order_and_in_time) 
   }
   ck_assert_int_gt(retried, 10000);
   ck_assert_int_gt(forced, 0);
+}
+END_TEST
+
+START_TEST(words_that_are_said_twice_are_kept) {
+  Script script;
+  for (int i = 0; i < 20; ++i) {
+    Word w = word(i % 4 < 2 ? "no" : "well", 1 + 0.4 * i, 1.3 + 0.4 * i);
+    w.tokens = {i};
+    script.words.push_back(w);
+  }
+  script.samples = 10 * 16000;
+  for (const float probability : {0.3f, 0.9f}) {
+    std::mt19937 random(1);
+    ScriptedRecognizer recognizer{script, random, 0.02};
+    recognizer.probability = probability;
+    const auto policy = make_live_policy({});
+    int windows = 0;
+    check_every_word_once(script, run(*policy, script, recognizer, random, 1, &windows));
+  }
 }
 END_TEST
 
@@ -890,6 +920,7 @@ int main() {
   tcase_add_test(policy, live_captions_return_every_word_once_and_in_time);
   tcase_add_test(policy, live_captions_survive_loops_and_unsure_words);
   tcase_add_test(policy, ten_thousand_live_scripts_keep_every_word_once_in_order_and_in_time);
+  tcase_add_test(policy, words_that_are_said_twice_are_kept);
   tcase_add_test(policy, a_slow_machine_does_less_but_keeps_every_word_and_a_bounded_delay);
   tcase_add_test(policy, skipped_audio_is_gone_and_the_rest_is_heard);
   tcase_add_test(policy, words_are_cut_to_their_voice);
