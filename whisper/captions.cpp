@@ -469,7 +469,8 @@ class LivePolicy : public CaptionPolicy {
     }
     if (!r.words.empty()) r.words.back().end = r.words.back().start + likely_duration(r.words.back());
     for (Word& w : r.words) fit_to_voice(&w, signal);
-    drop_repeated(&r.words);
+    const bool afresh = committed_.empty();
+    const int64_t repeated_to = drop_repeated(&r.words);
     const double speech = signal.speech(std::max(first_, cut_), window.end());
     if (is_invented(r.words, speech, continue_speech(r.words, committed_), signal)) {
       d.invented = static_cast<int>(r.words.size());
@@ -495,9 +496,28 @@ class LivePolicy : public CaptionPolicy {
       edge_ = before_;
       return d;
     }
-    if (r.words.empty() && !complete) {
-      d.partial = hypothesis_;  // it stands, until something else is heard
+    if (r.words.empty() && afresh && repeated_to > first_ && has_speech(signal, repeated_to, window.end())) {
+      // Words before the window, and nothing of what follows them: hear it without those.
+      first_ = repeated_to;
+      finished_ = false;
+      edge_ = before_;
       return d;
+    }
+    if (r.words.empty() && !complete) {
+      // What was heard before stands, until something else is heard or its time is up. Where nothing was, nothing more is
+      // expected from what would be too late.
+      const auto waiting = std::find_if(hypothesis_.begin(), hypothesis_.end(),
+                                        [&](const Word& w) { return w.end > due(window.end() / kRate); });
+      d.forced += static_cast<int>(waiting - hypothesis_.begin());
+      d.words.insert(d.words.end(), hypothesis_.begin(), waiting);
+      commit({hypothesis_.begin(), waiting});
+      hypothesis_.erase(hypothesis_.begin(), waiting);
+      if (hypothesis_.empty()) cut_ = std::max(cut_, samples(due(window.end() / kRate)));
+      d.partial = hypothesis_;
+      return d;
+    }
+    for (Word& w : r.words) {
+      if (w.end < cut_ / kRate) w.start = w.end = cut_ / kRate;
     }
     size_t first_copy_end = 0;
     const bool loop = is_loop(r, &first_copy_end);
@@ -574,10 +594,12 @@ class LivePolicy : public CaptionPolicy {
     return tokens;
   }
 
+  // Words that end before this must be final at the live edge (both in seconds): the next decode is at most a hop away,
+  // steps and lookahead included.
+  double due(double edge) const { return edge - options_.deadline + hop_ / kRate + kPatience + 0.2; }
+
   // How many of the words are final at the live edge (seconds). In doubt: only those whose time is up.
   size_t settled_words(const std::vector<Word>& words, double edge, bool complete, bool doubt, int* forced) const {
-    // The next decode is at most this far away, steps and lookahead included.
-    const double due = edge - options_.deadline + hop_ / kRate + kPatience + 0.2;
     size_t keep = 0;
     while (keep < words.size() && (complete || words[keep].end <= edge - kGuard)) {
       const Word& w = words[keep];
@@ -585,7 +607,7 @@ class LivePolicy : public CaptionPolicy {
       const float enough = w.end <= edge - kRightContext ? kSure : kSureAtEdge;
       const bool sure = !doubt && (w.probability >= enough || confirmed || marks_only(w.text) ||
                                    overload_ == Overload::kOneDecode);
-      if (!sure && w.end > due) break;
+      if (!sure && w.end > due(edge)) break;
       *forced += !sure;
       ++keep;
     }
@@ -593,20 +615,27 @@ class LivePolicy : public CaptionPolicy {
   }
 
   // Takes away what is heard again of the words before it: by a window that was begun afresh, or in doubt and in no time.
-  void drop_repeated(std::vector<Word>* words) const {
+  // Returns where that ended, or 0.
+  int64_t drop_repeated(std::vector<Word>* words) const {
     const bool afresh = committed_.empty();
     const std::vector<Word>& before = afresh ? before_first_ : committed_;
-    if (words->empty() || before.empty() || words->front().start > before.back().end + kSeam) return;
-    for (size_t n = std::min({kLongestSeam, words->size(), before.size()}); n > 0; --n) {
+    if (words->empty() || before.empty() || words->front().start > before.back().end + kSeam) return 0;
+    int64_t end = 0;
+    for (size_t n = std::min({kLongestSeam, words->size(), before.size()}); n > 0;) {
       const std::vector<Word> again(words->begin(), words->begin() + n);
-      if (std::equal(again.begin(), again.end(), before.end() - n,
-                     [](const Word& a, const Word& b) { return folded(a.text) == folded(b.text); }) &&
-          (afresh || (is_unsure(again) && is_hasty(again)))) {
+      const bool same = std::equal(again.begin(), again.end(), before.end() - n, [](const Word& a, const Word& b) {
+        return folded(a.text) == folded(b.text);
+      });
+      // More of the same may be a loop.
+      if (same && (end > 0 ? is_hasty(again) : afresh || (is_unsure(again) && is_hasty(again)))) {
+        end = on_grid(samples(again.back().end));
         words->erase(words->begin(), words->begin() + n);
-        if (!afresh) drop_repeated(words);  // it may be said over and over
-        return;
+        n = std::min(n, words->size());
+      } else {
+        --n;
       }
     }
+    return end;
   }
 
   void commit(const std::vector<Word>& words) {

@@ -403,10 +403,10 @@ namespace {
 
 // What a live recognizer may do wrong: cut words and words close to the live edge come out as something else each time,
 // without confidence; decodes loop; a forced prefix silences it, or is echoed; without one, it makes a word of the end of
-// another.
+// another, and may hear nothing else.
 struct Unreliable {
   ScriptedRecognizer honest;
-  double misheard = 0.3, loop = 0.1, silenced = 0.05, echoed = 0.1, repeated = 0.5;
+  double misheard = 0.3, loop = 0.1, silenced = 0.05, echoed = 0.1, repeated = 0.5, stuck = 0.5;
 
   Recognition operator()(const AudioWindow& window, int positions, const std::vector<int>& prefix) {
     std::uniform_real_distribution<double> chance(0, 1);
@@ -429,6 +429,7 @@ struct Unreliable {
       again.start = 0;
       again.end = std::max(0.05, w.end - from);
       r.words.insert(r.words.begin(), again);
+      if (w.end > from + 0.05 && chance(honest.random) < stuck) r.words.resize(1);
     }
     for (Word& w : r.words) {
       const bool close = w.end > window.count / kRate - 0.45;
