@@ -249,9 +249,9 @@ GST_START_TEST(test_audio_left_out_is_a_warning_with_the_amount_and_a_gap) {
   g_error_free(error);
   const GstStructure* details;
   gst_message_parse_warning_details(message, &details);
-  gdouble skipped;
-  ck_assert(gst_structure_get_double(details, "skipped", &skipped));
-  fail_unless(skipped == 2.0);
+  gdouble skipped, lag;
+  ck_assert(gst_structure_get(details, "skipped", G_TYPE_DOUBLE, &skipped, "lag", G_TYPE_DOUBLE, &lag, nullptr));
+  fail_unless(skipped == 2.0 && lag == 11.0);
   gst_message_unref(message);
 }
 GST_END_TEST;

@@ -140,6 +140,18 @@ class Live(unittest.TestCase):
         self.assertLess(self.clips['silence']['load'], 0.1)
 
 
+class Endless(unittest.TestCase):
+    """The clips as one live stream: WHISPERXDNA2_LIVE_SECONDS, or 60 s."""
+
+    def test_words_stay_in_time_and_memory_constant(self):
+        seconds = float(os.environ.get('WHISPERXDNA2_LIVE_SECONDS', '60'))
+        found = scored('--endless', str(seconds))
+        self.assertGreaterEqual(found['clips'][-1]['seconds'], seconds)
+        self.assertGreater(found['summary']['words'], seconds)  # one a second
+        self.assertEqual(found['summary']['late'], 0)
+        self.assertLessEqual(found['summary']['growth_mb'], 8)
+
+
 class Recognition(unittest.TestCase):
     """The element on tests/data/audio. The bounds are the figures measured when they were set, plus a margin for other
     processors; README.md publishes the figures."""
