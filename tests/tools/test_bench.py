@@ -85,8 +85,8 @@ class Bench(unittest.TestCase):
 
     def options(self, **changed):
         values = {'threads': 2, 'runs': 3, 'wav': JFK, 'model': Path('/models/base'), 'build': self.folder / 'build',
-                  'peers': self.folder / 'peers', 'limit': 20, 'isa': None, 'compare': True, 'beam_size': 5,
-                  'results': None, 'folder': self.folder, 'precision': None, 'plot': None}
+                  'peers': self.folder / 'peers', 'limit': 20, 'isa': None, 'compare': True, 'peer': None,
+                  'beam_size': 5, 'results': None, 'folder': self.folder, 'precision': None, 'plot': None}
         return argparse.Namespace(**{**values, **changed})
 
     def printed(self, function, *arguments):
@@ -371,6 +371,17 @@ class Reports(Bench):
     def test_competing(self):
         self.ours({'encode int8': ['9', '10', '9', '30']})
         out = self.printed(bench.competing, self.options(compare=False, runs=1))
+        self.assertRegex(out, r'(?m)^  whisperxdna2 +10\.0 ms +30\.0 ms +3\.00 x$')
+
+    def test_competing_with_engines_that_fail_or_are_missing(self):
+        self.ours({'mel-file': 'written', 'encode int8': ['9', '10', '9', '30']})
+        cpp = self.folder / 'peers' / 'whisper.cpp'
+        self.program(cpp / 'bench', {'encode': ['9', '20', 'END full']})
+        (cpp / 'bench.cpp').write_text(bench.WHISPER_CPP)
+        (self.folder / 'peers' / 'ggml-f16.bin').touch()
+        out = self.printed(bench.competing, self.options(runs=1, peer=['ct2-int8', 'whisper.cpp-f16']))
+        self.assertRegex(out, r'(?m)^CTranslate2 int8 MISSING: ')
+        self.assertRegex(out, r'(?m)^  whisper\.cpp f16 +FAILED: full at "encode int8"$')
         self.assertRegex(out, r'(?m)^  whisperxdna2 +10\.0 ms +30\.0 ms +3\.00 x$')
 
     def test_recordings_become_what_the_workers_read(self):
