@@ -31,8 +31,8 @@ static void upstream(Bench& bench, bool live, GstClockTime min, GstClockTime max
   });
 }
 
-// H + R + P - lateness. Of a recording H = W, and R = 7 s for captions that are held until they are complete. From a live
-// source H = 1 s, R = 3 s, except for features.
+// H + R + P - lateness. Of a recording H = W, and R = 7 s for captions that are held until they are complete. From a
+// live source H = 1 s, R = 3 s, except for features.
 struct Formula {
   const char *properties, *sink_caps;
   bool live;
@@ -93,7 +93,8 @@ GST_START_TEST(test_partial_text_is_a_message_and_not_a_buffer) {
   const GstStructure* s = gst_message_get_structure(message);
   guint64 timestamp, duration;
   assert_string(gst_structure_get_string(s, "text"), "w1 w2");
-  ck_assert(gst_structure_get(s, "timestamp", G_TYPE_UINT64, &timestamp, "duration", G_TYPE_UINT64, &duration, nullptr));
+  ck_assert(
+      gst_structure_get(s, "timestamp", G_TYPE_UINT64, &timestamp, "duration", G_TYPE_UINT64, &duration, nullptr));
   ck_assert_uint_eq(timestamp, GST_SECOND);
   ck_assert_uint_eq(duration, GST_SECOND);
   gst_message_unref(message);
@@ -237,8 +238,9 @@ GST_START_TEST(test_audio_left_out_is_a_warning_with_the_amount_and_a_gap) {
   bench.say("w1:1.0 1.0 w2:1.0 1.0 w3:1.0");
   bench.eos();
   ck_assert(bench.wait("eos"));
-  assert_string(bench.text(),
-                "!w1[0.000+1.000] final-transcript gap[1.000+1.000] gap[2.000+2.000] w3[4.000+1.000] final-transcript eos");
+  assert_string(
+      bench.text(),
+      "!w1[0.000+1.000] final-transcript gap[1.000+1.000] gap[2.000+2.000] w3[4.000+1.000] final-transcript eos");
   GstMessage* message = bench.message(GST_MESSAGE_WARNING);
   fail_unless(message != nullptr);
   GError* error;
@@ -275,7 +277,8 @@ GST_END_TEST;
 GST_START_TEST(test_live_pipeline_configures_its_latency) {
   GstElement* pipeline = gst_parse_launch(
       "audiotestsrc is-live=true samplesperbuffer=1600 ! audio/x-raw,rate=16000,channels=1 ! audioconvert ! "
-      "audioresample ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=0 ! whisperxdna2enc ! fakesink sync=true",
+      "audioresample ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=0 ! whisperxdna2enc ! "
+      "fakesink sync=true",
       nullptr);
   GstBus* bus = gst_element_get_bus(pipeline);
   gst_element_set_state(pipeline, GST_STATE_PLAYING);

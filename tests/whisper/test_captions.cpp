@@ -43,8 +43,8 @@ Script make_script(std::mt19937& random, double seconds) {
   return s;
 }
 
-// Recognizes what lies wholly in the window after the forced prefix; a word cut by the right edge comes out garbled, as a
-// real decoder does it. Times are off by up to `jitter` seconds.
+// Recognizes what lies wholly in the window after the forced prefix; a word cut by the right edge comes out garbled, as
+// a real decoder does it. Times are off by up to `jitter` seconds.
 struct ScriptedRecognizer {
   const Script& script;
   std::mt19937& random;
@@ -402,8 +402,8 @@ END_TEST
 namespace {
 
 // What a live recognizer may do wrong: cut words and words close to the live edge come out as something else each time,
-// without confidence; decodes loop; a forced prefix silences it, or is echoed; without one, it makes a word of the end of
-// another, and may hear nothing else.
+// without confidence; decodes loop; a forced prefix silences it, or is echoed; without one, it makes a word of the end
+// of another, and may hear nothing else.
 struct Unreliable {
   ScriptedRecognizer honest;
   double misheard = 0.3, loop = 0.1, silenced = 0.05, echoed = 0.1, repeated = 0.5, stuck = 0.5;
@@ -467,7 +467,8 @@ START_TEST(ten_thousand_live_scripts_keep_every_word_once_in_order_and_in_time) 
       ended = available == script.samples;
       while (const auto w = policy->plan(available, ended, signal)) {
         const auto d = policy->decide(
-            *w, [&](int positions, const std::vector<int>& prefix) { return recognizer(*w, positions, prefix); }, signal);
+            *w, [&](int positions, const std::vector<int>& prefix) { return recognizer(*w, positions, prefix); },
+            signal);
         for (const Word& word : d.words) latest = std::max(latest, available / kRate - word.end);
         words.insert(words.end(), d.words.begin(), d.words.end());
         ck_assert_int_ge(policy->settled(), settled);
@@ -530,7 +531,8 @@ START_TEST(a_slow_machine_does_less_but_keeps_every_word_and_a_bounded_delay) {
         now += 0.1;
         const auto available = std::min(script.samples, static_cast<int64_t>(now * kRate));
         ended = available == script.samples;
-        while (const auto w = policy->plan(std::min(script.samples, static_cast<int64_t>(now * kRate)), ended, signal)) {
+        while (const auto w =
+                   policy->plan(std::min(script.samples, static_cast<int64_t>(now * kRate)), ended, signal)) {
           const auto d = policy->decide(
               *w,
               [&](int positions, const std::vector<int>& prefix) {
@@ -572,7 +574,8 @@ START_TEST(skipped_audio_is_gone_and_the_rest_is_heard) {
       while (const auto w = policy->plan(available, available == script.samples, signal)) {
         if (w->end() > 41 * 16000) ck_assert_int_ge(w->first, 40 * 16000);
         const auto d = policy->decide(
-            *w, [&](int positions, const std::vector<int>& prefix) { return recognizer(*w, positions, prefix); }, signal);
+            *w, [&](int positions, const std::vector<int>& prefix) { return recognizer(*w, positions, prefix); },
+            signal);
         words.insert(words.end(), d.words.begin(), d.words.end());
       }
     }
@@ -817,8 +820,8 @@ START_TEST(a_long_sentence_leaves_a_caption_worth_reading) {
   std::vector<Segment> out;
   double t = 0;
   std::vector<Word> words;
-  for (const char* text : {"All", "that", "they", "had", "left", "in", "the", "cellar", "of", "the", "house", "was", "a",
-                           "barrel", "full", "of", "tins,", "bread", "and", "water."}) {
+  for (const char* text : {"All",   "that", "they", "had",    "left", "in", "the",   "cellar", "of",  "the",
+                           "house", "was",  "a",    "barrel", "full", "of", "tins,", "bread",  "and", "water."}) {
     words.push_back(word(text, t, t + 0.2));
     t += 0.22;
   }
