@@ -62,16 +62,14 @@ struct F32x1 {
   // a * b + c
   static F32x1 fma(F32x1 a, F32x1 b, F32x1 c) { return {a.v * b.v + c.v}; }
   F32x1 round() const { return {std::nearbyint(v)}; }
-  // 2^v for an integral v in [-126, 127]
-  F32x1 exp2_integral() const {
-    const int32_t bits = (static_cast<int32_t>(v) + 127) << 23;
-    float r;
-    std::memcpy(&r, &bits, sizeof r);
-    return {r};
+  // x 2^n for an integral n in [-126, 127]
+  static F32x1 scale(F32x1 x, F32x1 n) {
+    const int32_t bits = (static_cast<int32_t>(n.v) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return {x.v * power};
   }
   F32x1 abs() const { return {std::fabs(v)}; }
-  // |this| with the sign of s
-  F32x1 copy_sign(F32x1 s) const { return {std::copysign(v, s.v)}; }
   float sum() const { return v; }
   float largest() const { return v; }
 };
@@ -103,15 +101,11 @@ struct F32x8 {
   static F32x8 min(F32x8 a, F32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
   static F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   F32x8 round() const { return {_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-  F32x8 exp2_integral() const {
-    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(127));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+  static F32x8 scale(F32x8 x, F32x8 n) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return {_mm256_mul_ps(x.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
   }
   F32x8 abs() const { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)}; }
-  F32x8 copy_sign(F32x8 s) const {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    return {_mm256_or_ps(_mm256_andnot_ps(sign, v), _mm256_and_ps(sign, s.v))};
-  }
   float sum() const {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -152,50 +146,42 @@ struct F32x16 {
   static F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
   static F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   F32x16 round() const { return {_mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-  F32x16 exp2_integral() const {
-    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
-  }
+  static F32x16 scale(F32x16 x, F32x16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
   F32x16 abs() const { return {_mm512_abs_ps(v)}; }
-  F32x16 copy_sign(F32x16 s) const {
-    const __m512 sign = _mm512_set1_ps(-0.0f);
-    return {_mm512_or_ps(_mm512_andnot_ps(sign, v), _mm512_and_ps(sign, s.v))};
-  }
   float sum() const { return _mm512_reduce_add_ps(v); }
   float largest() const { return _mm512_reduce_max_ps(v); }
 };
 #endif
 
-// e^x for x <= 88 (smaller than -87 gives at least a denormal's worth of zero). Cody and Waite's reduction and the
-// polynomial of Cephes' expf (netlib.org/cephes): relative error below 2e-7.
+// e^x for x <= 0 (smaller than -87 gives next to zero). Cody and Waite's reduction as in Cephes' expf (netlib.org/cephes) and
+// the polynomial of least relative error: together below 2e-7.
 template <class V>
 inline V exp(V x) {
-  x = V::max(V::min(x, V::set(88.0f)), V::set(-87.0f));
+  x = V::max(x, V::set(-87.0f));
   const V n = (x * V::set(1.44269504088896341f)).round();
   x = V::fma(n, V::set(-0.693359375f), x);
   x = V::fma(n, V::set(2.12194440e-4f), x);
-  V p = V::set(1.9875691500e-4f);
-  p = V::fma(p, x, V::set(1.3981999507e-3f));
-  p = V::fma(p, x, V::set(8.3334519073e-3f));
-  p = V::fma(p, x, V::set(4.1665795894e-2f));
-  p = V::fma(p, x, V::set(1.6666665459e-1f));
-  p = V::fma(p, x, V::set(5.0000001201e-1f));
-  p = V::fma(p, x * x, x + V::set(1.0f));
-  return p * n.exp2_integral();
+  V p = V::set(8.290314788e-03f);
+  p = V::fma(p, x, V::set(4.189793082e-02f));
+  p = V::fma(p, x, V::set(0.166676357f));
+  p = V::fma(p, x, V::set(0.499991502f));
+  p = V::fma(p, x, V::set(0.999999745f));
+  p = V::fma(p, x, V::set(1.0f));
+  return V::scale(p, n);
 }
 
-// x * Phi(x), Phi by Abramowitz and Stegun 7.1.26 (absolute error of erf below 1.5e-7).
+// x * Phi(x) = max(x, 0) - |x| Phi(-|x|), Phi by Abramowitz and Stegun 7.1.26 (absolute error of erf below 1.5e-7).
 template <class V>
 inline V gelu(V x) {
-  const V z = x.abs() * V::set(0.70710678118654752f);
-  const V t = V::set(1.0f) / V::fma(z, V::set(0.3275911f), V::set(1.0f));
-  V p = V::set(1.061405429f);
-  p = V::fma(p, t, V::set(-1.453152027f));
-  p = V::fma(p, t, V::set(1.421413741f));
-  p = V::fma(p, t, V::set(-0.284496736f));
-  p = V::fma(p, t, V::set(0.254829592f));
-  const V erf = (V::set(1.0f) - p * t * exp(V::set(0.0f) - z * z)).copy_sign(x);
-  return x * V::set(0.5f) * (erf + V::set(1.0f));
+  const V z = x.abs();
+  const V t = V::set(1.0f) / V::fma(z, V::set(0.3275911f * 0.70710678118654752f), V::set(1.0f));
+  V p = V::set(0.5f * 1.061405429f);
+  p = V::fma(p, t, V::set(0.5f * -1.453152027f));
+  p = V::fma(p, t, V::set(0.5f * 1.421413741f));
+  p = V::fma(p, t, V::set(0.5f * -0.284496736f));
+  p = V::fma(p, t, V::set(0.5f * 0.254829592f));
+  const V e = exp(z * z * V::set(-0.5f));
+  return V::max(x, V::set(0.0f)) - z * e * (p * t);
 }
 
 }  // namespace
