@@ -152,10 +152,24 @@ void bf16_narrow(const float* from, size_t count, uint16_t* to) {
 }
 
 template <class V>
-void bf16_softmax(float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride, float* inverse) {
-  for (int r = 0; r < count; ++r) {
-    softmax<V>(scores + r * stride, stride, 1, columns, inverse + r);
-    bf16_narrow<V>(scores + r * stride, columns, to + r * to_stride);
+void bf16_softmax(const float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride,
+                  float* inverse) {
+  const int whole = columns / V::kLanes * V::kLanes;
+  for (int r = 0; r < count; ++r, scores += stride, to += to_stride) {
+    const float most = largest_of<V>(scores, columns);
+    V sum = V::set(0);
+    for (int c = 0; c < whole; c += V::kLanes) {
+      const V e = exp_for_bf16(V::load(scores + c) - V::set(most));
+      Pairs<V>::store(e, to + c);
+      sum = sum + e;
+    }
+    float total = sum.sum();
+    for (int c = whole; c < columns; ++c) {
+      const F32x1 e = exp_for_bf16(F32x1::set(scores[c] - most));
+      Pairs<F32x1>::store(e, to + c);
+      total += e.v;
+    }
+    inverse[r] = 1.0f / total;
   }
 }
 

@@ -30,8 +30,8 @@ struct BF16Kernels {
   int panel;  // columns of a packed panel, a divisor of 64
   void (*gemm)(const BF16GemmTask& task);
   // Turns `count` rows of scores [count][columns] at `stride` into exp(x - max of the row) as bf16, [count][columns] at
-  // `to_stride`, and puts 1 / sum into inverse. `scores` are scratch afterwards.
-  void (*softmax)(float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride, float* inverse);
+  // `to_stride`, and puts 1 / sum into inverse.
+  void (*softmax)(const float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride, float* inverse);
   // To nearest, ties to even. No NaNs come in.
   void (*narrow)(const float* from, size_t count, uint16_t* to);
 };

@@ -80,17 +80,27 @@ void gemm(const GemmTask& t) {
 }
 
 template <class V>
+inline float largest_of(const float* x, int count) {
+  float most = x[0];
+  int c = 0;
+  if (count >= 4 * V::kLanes) {
+    V m[4];
+    for (int i = 0; i < 4; ++i) m[i] = V::load(x + i * V::kLanes);
+    for (c = 4 * V::kLanes; c + 4 * V::kLanes <= count; c += 4 * V::kLanes) {
+      for (int i = 0; i < 4; ++i) m[i] = V::max(m[i], V::load(x + c + i * V::kLanes));
+    }
+    most = V::max(V::max(m[0], m[1]), V::max(m[2], m[3])).largest();
+  }
+  for (; c < count; ++c) most = x[c] > most ? x[c] : most;
+  return most;
+}
+
+template <class V>
 void softmax(float* scores, ptrdiff_t stride, int count, int columns, float* inverse) {
   const int whole = columns / V::kLanes * V::kLanes;
   for (int r = 0; r < count; ++r) {
     float* x = scores + r * stride;
-    float most = x[0];
-    if (whole > 0) {
-      V m = V::load(x);
-      for (int c = V::kLanes; c < whole; c += V::kLanes) m = V::max(m, V::load(x + c));
-      most = m.largest();
-    }
-    for (int c = whole; c < columns; ++c) most = x[c] > most ? x[c] : most;
+    const float most = largest_of<V>(x, columns);
     V sum = V::set(0);
     for (int c = 0; c < whole; c += V::kLanes) {
       const V e = exp(V::load(x + c) - V::set(most));
