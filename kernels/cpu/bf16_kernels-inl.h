@@ -99,7 +99,7 @@ inline void finish_row(const BF16GemmTask& t, const float* sums, int row, int n,
 
 // R rows by one panel, as gemm_block().
 template <class V, int R>
-inline void bf16_block(const BF16GemmTask& t, int row, int panel) {
+inline void bf16_block(const BF16GemmTask& t, int ahead, int row, int panel) {
   constexpr int kPanel = kPanelVectors * V::kLanes;
   const uint16_t* a = t.a + row * t.a_stride;
   const uint16_t* b = t.b + static_cast<ptrdiff_t>(panel) * kPanel * t.k;
@@ -111,7 +111,9 @@ inline void bf16_block(const BF16GemmTask& t, int row, int panel) {
       sum[r][c] = t.bias ? V::load(t.bias + panel * kPanel + c * V::kLanes) : V::set(0);
     }
   }
-  for (int k = 0; k < t.k; k += 2, b += 2 * kPanel) {
+  const char* next = fetched_ahead(b + static_cast<ptrdiff_t>(kPanel) * t.k, ahead, row, t.k / 2);
+  for (int k = 0; k < t.k; k += 2, b += 2 * kPanel, next += R * ahead) {
+    if constexpr (V::kPrefetches) __builtin_prefetch(next, 0, 2);
     Pairs<V> column[kPanelVectors];
     for (int c = 0; c < kPanelVectors; ++c) column[c] = Pairs<V>::load(b + 2 * c * V::kLanes);
 #pragma GCC unroll 16
@@ -132,16 +134,17 @@ inline void bf16_block(const BF16GemmTask& t, int row, int panel) {
 
 // Rows in blocks of R; the rest one size smaller.
 template <class V, int R>
-inline void bf16_rows(const BF16GemmTask& t, int row, int panel) {
-  for (; row + R <= t.rows; row += R) bf16_block<V, R>(t, row, panel);
+inline void bf16_rows(const BF16GemmTask& t, int ahead, int row, int panel) {
+  for (; row + R <= t.rows; row += R) bf16_block<V, R>(t, ahead, row, panel);
   if constexpr (R > 1) {
-    if (row < t.rows) bf16_rows<V, R - 1>(t, row, panel);
+    if (row < t.rows) bf16_rows<V, R - 1>(t, ahead, row, panel);
   }
 }
 
 template <class V, int R>
 void bf16_gemm(const BF16GemmTask& t) {
-  for (int panel = t.first_panel; panel < t.last_panel; ++panel) bf16_rows<V, R>(t, 0, panel);
+  const int ahead = bytes_ahead(kPanelVectors * V::kLanes * 2 * sizeof(uint16_t), t.rows);
+  for (int panel = t.first_panel; panel < t.last_panel; ++panel) bf16_rows<V, R>(t, ahead, 0, panel);
 }
 
 template <class V>

@@ -11,9 +11,17 @@ namespace {
 
 constexpr int kPanelVectors = 2;  // vectors in a panel's row
 
+// The rows of a panel fetch the next one ahead, which lies behind it: in a step, with so many bytes of b for all rows, a row
+// this many.
+inline int bytes_ahead(int bytes_of_step, int rows) { return (bytes_of_step + rows - 1) / rows; }
+// Where a row begins.
+inline const char* fetched_ahead(const void* next_panel, int ahead, int row, int steps) {
+  return static_cast<const char*>(next_panel) + static_cast<ptrdiff_t>(row) * ahead * steps;
+}
+
 // R rows by one panel. The sum over k stays in registers: 2 R accumulators, two vectors of b, one value of a.
 template <class V, int R>
-inline void gemm_block(const GemmTask& t, int row, int panel) {
+inline void gemm_block(const GemmTask& t, int ahead, int row, int panel) {
   constexpr int kPanel = kPanelVectors * V::kLanes;
   const float* a = t.a + row * t.a_stride;
   const float* b = t.b + static_cast<ptrdiff_t>(panel) * kPanel * t.k;
@@ -22,7 +30,9 @@ inline void gemm_block(const GemmTask& t, int row, int panel) {
     const V start = t.bias ? V::load(t.bias + panel * kPanel + c * V::kLanes) : V::set(0);
     for (int r = 0; r < R; ++r) sum[r][c] = start;
   }
-  for (int k = 0; k < t.k; ++k, b += kPanel) {
+  const char* next = fetched_ahead(b + static_cast<ptrdiff_t>(kPanel) * t.k, ahead, row, t.k);
+  for (int k = 0; k < t.k; ++k, b += kPanel, next += R * ahead) {
+    if constexpr (V::kPrefetches) __builtin_prefetch(next, 0, 2);
     V column[kPanelVectors];
     for (int c = 0; c < kPanelVectors; ++c) column[c] = V::load(b + c * V::kLanes);
 #pragma GCC unroll 16
@@ -67,16 +77,17 @@ inline void gemm_block(const GemmTask& t, int row, int panel) {
 
 // Rows in blocks of R; the rest one size smaller. A panel of b stays in the first cache for all rows.
 template <class V, int R>
-inline void gemm_rows(const GemmTask& t, int row, int panel) {
-  for (; row + R <= t.rows; row += R) gemm_block<V, R>(t, row, panel);
+inline void gemm_rows(const GemmTask& t, int ahead, int row, int panel) {
+  for (; row + R <= t.rows; row += R) gemm_block<V, R>(t, ahead, row, panel);
   if constexpr (R > 1) {
-    if (row < t.rows) gemm_rows<V, R - 1>(t, row, panel);
+    if (row < t.rows) gemm_rows<V, R - 1>(t, ahead, row, panel);
   }
 }
 
 template <class V, int R>
 void gemm(const GemmTask& t) {
-  for (int panel = t.first_panel; panel < t.last_panel; ++panel) gemm_rows<V, R>(t, 0, panel);
+  const int ahead = bytes_ahead(kPanelVectors * V::kLanes * sizeof(float), t.rows);
+  for (int panel = t.first_panel; panel < t.last_panel; ++panel) gemm_rows<V, R>(t, ahead, 0, panel);
 }
 
 template <class V>

@@ -46,6 +46,7 @@ inline float widen_bf16(uint16_t h) {
 
 struct F32x1 {
   static constexpr int kLanes = 1;
+  static constexpr bool kPrefetches = false;
   float v;
   static F32x1 load(const float* p) { return {*p}; }
   static F32x1 load_half(const uint16_t* p) { return {widen_half(*p)}; }
@@ -77,6 +78,7 @@ struct F32x1 {
 #if defined(__AVX2__)
 struct F32x8 {
   static constexpr int kLanes = 8;
+  static constexpr bool kPrefetches = false;
   __m256 v;
   static F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static F32x8 load_half(const uint16_t* p) {
@@ -122,6 +124,7 @@ struct F32x8 {
 #if defined(__AVX512F__)
 struct F32x16 {
   static constexpr int kLanes = 16;
+  static constexpr bool kPrefetches = true;
   __m512 v;
   static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static F32x16 load_half(const uint16_t* p) {
