@@ -113,8 +113,14 @@ std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::functi
 
 constexpr char kStopped[] = "preparing the encoder was stopped";
 
-// Rows of a piece of work that is done row by row.
-constexpr int kPieceRows = 32;
+// What is done row by row, in pieces of some rows: work(first, count).
+template <class Work>
+void for_pieces(int rows, const Workers& workers, const Work& work) {
+  constexpr int kPieceRows = 32;
+  ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
+    work(piece * kPieceRows, std::min(kPieceRows, rows - piece * kPieceRows));
+  });
+}
 
 }  // namespace
 
@@ -170,7 +176,7 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
     }
     show(Activation::kLayer, i, x_);
   }
-  norm(w_->norm, positions, features);
+  norm(w_->norm, positions, workers, features);
   return !abandoned;
 }
 
@@ -184,7 +190,7 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
   normed_.resize(x_.size());
   qkv_.resize(3 * x_.size());
   hidden_.resize(4 * x_.size());
-  norm(l.attention_norm, positions, normed_.data());
+  norm(l.attention_norm, positions, workers, normed_.data());
   show(Activation::kQkvInput, layer, normed_);
   product("qkv", l.qkv, normed_, &qkv_, Epilogue::kNone);
   {
@@ -193,7 +199,7 @@ void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers
   }
   show(Activation::kOutInput, layer, normed_);
   product("out", l.out, normed_, &x_, Epilogue::kAdd);
-  norm(l.mlp_norm, positions, normed_.data());
+  norm(l.mlp_norm, positions, workers, normed_.data());
   show(Activation::kFc1Input, layer, normed_);
   product("fc1, GELU", l.fc1, normed_, &hidden_, Epilogue::kGelu);
   show(Activation::kFc2Input, layer, hidden_);
@@ -264,10 +270,10 @@ template <class Take>
 void EncoderSchedule::norm_rows(const PackedNorm& n, int rows, const Workers& workers, const Take& take) {
   ProfileScope scope("layer norm", 0);
   const int d = w_->dims.d_model;
-  ThreadPool::instance().parallel_for(workers, (rows + kPieceRows - 1) / kPieceRows, [&](int piece) {
+  for_pieces(rows, workers, [&](int first, int count) {
     thread_local std::vector<float> row;  // stays in the first cache on its way
     row.resize(d);
-    for (int r = piece * kPieceRows; r < std::min(rows, (piece + 1) * kPieceRows); ++r) {
+    for (int r = first; r < first + count; ++r) {
       f32_kernels().layer_norm(&x_[static_cast<size_t>(r) * d], 1, d, n.gain.data(), n.bias.data(), row.data());
       take(r, row.data());
     }
@@ -283,33 +289,37 @@ void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_
             [&](int row, const float* values) { kernels.quantize8(values, d, inverse_scale, &inputs_[row * size]); });
 }
 
-void EncoderSchedule::transpose(const float* mel, int frames) {
+void EncoderSchedule::transpose(const float* mel, int frames, const Workers& workers) {
   const int bands = w_->dims.n_mels;
-  frames_.assign(static_cast<size_t>(frames + 2) * bands, 0.0f);
-  for (int b = 0; b < bands; ++b) {
-    for (int t = 0; t < frames; ++t) {
-      frames_[static_cast<size_t>(t + 1) * bands + b] = mel[static_cast<size_t>(b) * frames + t];
+  frames_.resize(static_cast<size_t>(frames + 2) * bands);
+  std::fill_n(frames_.begin(), bands, 0.0f);
+  std::fill_n(frames_.end() - bands, bands, 0.0f);
+  for_pieces(frames, workers, [&](int first, int count) {
+    for (int b = 0; b < bands; ++b) {
+      for (int t = first; t < first + count; ++t) {
+        frames_[static_cast<size_t>(t + 1) * bands + b] = mel[static_cast<size_t>(b) * frames + t];
+      }
     }
-  }
+  });
 }
 
 // Two convolutions of three taps as linear layers over overlapping rows; one zero frame before and after the input.
 void EncoderSchedule::stem(const float* mel, int positions, const Workers& workers) {
   const int bands = w_->dims.n_mels, d = w_->dims.d_model, frames = positions * kFramesPerPosition;
   ProfileScope scope("stem", int64_t{6} * d * (int64_t{frames} * bands + int64_t{positions} * d));
-  transpose(mel, frames);
+  transpose(mel, frames, workers);
   conv_.resize(static_cast<size_t>(frames + 2) * d);
   std::fill_n(conv_.begin(), d, 0.0f);
   std::fill_n(conv_.end() - d, d, 0.0f);
   linear(w_->conv1, frames_.data(), bands, frames, conv_.data() + d, d, Epilogue::kGelu, workers);
   linear(w_->conv2, conv_.data(), kFramesPerPosition * d, positions, x_.data(), d, Epilogue::kGelu, workers);
-  f32_kernels().add(x_.data(), w_->positions.data(), x_.size());
+  add_positions(positions, workers);
 }
 
 void EncoderSchedule::bf16_stem(const float* mel, int positions, const Workers& workers) {
   const int bands = w_->dims.n_mels, d = w_->dims.d_model, frames = positions * kFramesPerPosition;
   ProfileScope scope("stem", int64_t{6} * d * (int64_t{frames} * bands + int64_t{positions} * d));
-  transpose(mel, frames);
+  transpose(mel, frames, workers);
   bf16_inputs_.resize(frames_.size());
   bf16_kernels().narrow(frames_.data(), frames_.size(), bf16_inputs_.data());
   bf16_hidden_.resize(static_cast<size_t>(frames + 2) * d);
@@ -317,12 +327,24 @@ void EncoderSchedule::bf16_stem(const float* mel, int positions, const Workers& 
   std::fill_n(bf16_hidden_.end() - d, d, 0);
   bf16_linear(w_->bf16_conv1, bf16_inputs_.data(), bands, frames, bf16_hidden_.data() + d, d, true, Epilogue::kGelu, workers);
   bf16_linear(w_->bf16_conv2, bf16_hidden_.data(), kFramesPerPosition * d, positions, x_.data(), d, false, Epilogue::kGelu, workers);
-  f32_kernels().add(x_.data(), w_->positions.data(), x_.size());
+  add_positions(positions, workers);
 }
 
-void EncoderSchedule::norm(const PackedNorm& n, int rows, float* out) {
+void EncoderSchedule::add_positions(int positions, const Workers& workers) {
+  const int d = w_->dims.d_model;
+  for_pieces(positions, workers, [&](int first, int count) {
+    const size_t at = static_cast<size_t>(first) * d;
+    f32_kernels().add(&x_[at], &w_->positions[at], static_cast<size_t>(count) * d);
+  });
+}
+
+void EncoderSchedule::norm(const PackedNorm& n, int rows, const Workers& workers, float* out) {
   ProfileScope scope("layer norm", 0);
-  f32_kernels().layer_norm(x_.data(), rows, w_->dims.d_model, n.gain.data(), n.bias.data(), out);
+  const int d = w_->dims.d_model;
+  for_pieces(rows, workers, [&](int first, int count) {
+    const size_t at = static_cast<size_t>(first) * d;
+    f32_kernels().layer_norm(&x_[at], count, d, n.gain.data(), n.bias.data(), out + at);
+  });
 }
 
 }  // namespace whisperxdna2

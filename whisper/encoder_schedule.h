@@ -109,9 +109,11 @@ class EncoderSchedule {
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
   // mel as rows of bands with a row of zeros before and after them, into frames_.
-  void transpose(const float* mel, int frames);
+  void transpose(const float* mel, int frames, const Workers& workers);
   void stem(const float* mel, int positions, const Workers& workers);
-  void norm(const PackedNorm& norm, int rows, float* out);
+  void norm(const PackedNorm& norm, int rows, const Workers& workers, float* out);
+  // To x_.
+  void add_positions(int positions, const Workers& workers);
   void bf16_stem(const float* mel, int positions, const Workers& workers);
   void bf16_layer(int layer, int positions, const Workers& workers);
   void f32_layer(int layer, int positions, const Workers& workers, const Show& show);

@@ -11,8 +11,7 @@ namespace {
 
 constexpr int kPanelVectors = 2;  // vectors in a panel's row
 
-// The rows of a panel fetch the next one ahead, which lies behind it: in a step, with so many bytes of b for all rows, a row
-// this many.
+// The rows of a panel fetch the next one ahead, which lies behind it: of the bytes of a step each row this many.
 inline int bytes_ahead(int bytes_of_step, int rows) { return (bytes_of_step + rows - 1) / rows; }
 // Where a row begins.
 inline const char* fetched_ahead(const void* next_panel, int ahead, int row, int steps) {
@@ -127,19 +126,29 @@ void softmax(float* scores, ptrdiff_t stride, int count, int columns, float* inv
   }
 }
 
+// The sum of of(vector) over a row of `width` (a multiple of 16), in four chains, which need not wait for each other.
+template <class V, class Of>
+inline float sum_over(const float* x, int width, const Of& of) {
+  V sum[4] = {V::set(0), V::set(0), V::set(0), V::set(0)};
+  int c = 0;
+  for (; c + 4 * V::kLanes <= width; c += 4 * V::kLanes) {
+    for (int i = 0; i < 4; ++i) sum[i] = of(V::load(x + c + i * V::kLanes), sum[i]);
+  }
+  for (; c < width; c += V::kLanes) sum[0] = of(V::load(x + c), sum[0]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])).sum();
+}
+
 template <class V>
 void layer_norm(const float* x, int rows, int width, const float* gain, const float* bias, float* y) {
   constexpr float kEpsilon = 1e-5f;
   for (int r = 0; r < rows; ++r, x += width, y += width) {
-    V sum = V::set(0);
-    for (int c = 0; c < width; c += V::kLanes) sum = sum + V::load(x + c);
-    const V mean = V::set(sum.sum() / static_cast<float>(width));
-    V square = V::set(0);
-    for (int c = 0; c < width; c += V::kLanes) {
-      const V d = V::load(x + c) - mean;
-      square = V::fma(d, d, square);
-    }
-    const V scale = V::set(1.0f / std::sqrt(square.sum() / static_cast<float>(width) + kEpsilon));
+    const float sum = sum_over<V>(x, width, [](V v, V before) { return before + v; });
+    const V mean = V::set(sum / static_cast<float>(width));
+    const float square = sum_over<V>(x, width, [&](V v, V before) {
+      const V d = v - mean;
+      return V::fma(d, d, before);
+    });
+    const V scale = V::set(1.0f / std::sqrt(square / static_cast<float>(width) + kEpsilon));
     for (int c = 0; c < width; c += V::kLanes) {
       V::fma((V::load(x + c) - mean) * scale, V::load(gain + c), V::load(bias + c)).store(y + c);
     }

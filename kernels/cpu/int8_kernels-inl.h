@@ -15,7 +15,7 @@ struct Part {
   const uint8_t* b;      // [steps][panel][4 bytes], widened for kPairs
   int length;            // in steps
   bool first, last;
-  int ahead;             // bytes of b to be fetched ahead by a row in a step; the part that follows lies behind this one
+  int ahead;             // bytes of the next part, behind this one, that a row fetches ahead in a step
   int32_t* sums;         // [rows][panel] of the unfinished product
   // Inputs in planes: the rows' offsets, and what split() wrote of this part.
   const int32_t* least;
@@ -25,8 +25,8 @@ struct Part {
   int parts;
 };
 
-// Makes results of sums, a vector at a time. A processor with units of its own for products does so in the shadow of the
-// next block's products, if not too much waits in line: hence the parts.
+// Makes results of sums, a vector at a time. A processor with units of its own for products does so in the shadow of
+// the next block's products, if not too much waits in line: hence the parts.
 template <class V, OutputMode M, int R, int C>
 class Finisher {
  public:

@@ -49,8 +49,10 @@ void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_
                  const Int8Kernels& kernels) {
   const OutputMode mode = l.stage_.mode;
   const size_t y_size = mode == OutputMode::kInt8 ? 1 : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
-  for_gemm_tasks(workers, rows, l.input_14bit_ ? kTaskRows14 : kInt8TaskRows, l.out_,
-                 l.input_14bit_ ? kTaskColumns14 : kTaskColumns, kernels.panel, [&](int row, int count, int first_panel, int last_panel) {
+  const int task_rows = l.input_14bit_ ? kTaskRows14 : kInt8TaskRows;
+  const int task_columns = l.input_14bit_ ? kTaskColumns14 : kTaskColumns;
+  for_gemm_tasks(workers, rows, task_rows, l.out_, task_columns, kernels.panel,
+                 [&](int row, int count, int first_panel, int last_panel) {
     Int8GemmTask t{};
     t.a_stride = static_cast<ptrdiff_t>(l.in_ * element_size(l.format_));
     t.a = static_cast<const uint8_t*>(x) + row * t.a_stride;

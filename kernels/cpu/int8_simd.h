@@ -111,8 +111,8 @@ struct ProductRounder {
   V within(V v) const { return V::even_where_zero(V::shift_right(v, shift), v, mask); }
 };
 
-// output() in lanes; the bias is in the sum already. In five parts of similar size, so that something else can be computed
-// between them.
+// output() in lanes; the bias is in the sum already. In five parts of similar size, so that something else can be
+// computed between them.
 template <class V, OutputMode M>
 struct OutputVectors {
   explicit OutputVectors(const OutputStage& stage)
@@ -448,9 +448,10 @@ struct I32x16 {
   static I32x16 gelu_segment(I32x16 p) {
     // The tables lie in registers. Words carry an index by turns.
     const __mmask32 even = 0x55555555, odd = 0xaaaaaaaa;
-    const __m512i slope = _mm512_maskz_permutex2var_epi16(even, _mm512_loadu_si512(kSlopes.v), _mm512_srli_epi32(p.v, 9),
+    const __m512i even_index = _mm512_srli_epi32(p.v, 9), odd_index = _mm512_slli_epi32(p.v, 7);
+    const __m512i slope = _mm512_maskz_permutex2var_epi16(even, _mm512_loadu_si512(kSlopes.v), even_index,
                                                           _mm512_loadu_si512(kSlopes.v + 32));
-    const __m512i entry = _mm512_maskz_permutex2var_epi16(odd, _mm512_loadu_si512(kGeluTable), _mm512_slli_epi32(p.v, 7),
+    const __m512i entry = _mm512_maskz_permutex2var_epi16(odd, _mm512_loadu_si512(kGeluTable), odd_index,
                                                           _mm512_loadu_si512(kGeluTable + 32));
     return {_mm512_or_si512(slope, entry)};
   }
