@@ -8,9 +8,11 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import unittest
@@ -136,6 +138,19 @@ class Engines(Bench):
             self.assertIsNone(e.ask('encode'))
         self.assertEqual(e.failed, 'more than 1 s at "encode"')
         self.assertIsNotNone(e.process.poll())
+
+    def test_nothing_waits_for_the_limit_after_an_interruption(self):
+        e = self.engine('peer', {'encode': 'SLEEP'})
+        before = threading.active_count()
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with self.assertRaises(KeyboardInterrupt):
+            e.ask('encode')
+        e.process.kill()
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join(5)
+        self.assertLessEqual(threading.active_count(), before)
 
     def test_without_ours_there_is_nothing_to_measure(self):
         e = self.engine(bench.OURS, {'encode': 'END too bad'})
