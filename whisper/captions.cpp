@@ -116,15 +116,17 @@ bool is_loop(const Recognition& recognition, size_t* first_copy_end) {
   std::vector<std::string> keys;
   for (const Word& w : words) keys.push_back(folded(w.text));
   for (size_t n = 1; n <= kLongest; ++n) {
-    for (size_t at = 0; at + kCopies * n <= keys.size(); ++at) {
+    for (size_t at = 0; at + 2 * n <= keys.size(); ++at) {
       size_t copies = 1;
       while (at + (copies + 1) * n <= keys.size() &&
              std::equal(keys.begin() + at, keys.begin() + at + n, keys.begin() + at + copies * n)) {
         ++copies;
       }
-      if (copies < kCopies) continue;
+      if (copies < 2) continue;
+      const std::vector<Word> again(words.begin() + at + n, words.begin() + at + 2 * n);
       const std::vector<Word> all(words.begin() + at, words.begin() + at + copies * n);
-      if (copies >= kCopiesAtAnySpeed || is_unsure(all) || is_hasty(all)) {
+      if (copies >= kCopiesAtAnySpeed || (copies >= kCopies && (is_unsure(all) || is_hasty(all))) ||
+          (is_unsure(again) && is_hasty(again))) {
         *first_copy_end = at + n;
         return true;
       }

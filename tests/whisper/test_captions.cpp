@@ -719,6 +719,18 @@ START_TEST(live_windows_hold_what_came_before_speech_was_sure) {
 }
 END_TEST
 
+START_TEST(echo_in_doubt_and_in_no_time_is_a_loop) {
+  size_t first = 0;
+  Recognition r = said({"one's", "brother's", "brother's", "brother"}, 0.4, 0.4f);
+  ck_assert(!is_loop(r, &first));
+  r.words[2].end = r.words[2].start + 0.05;
+  ck_assert(is_loop(r, &first));
+  ck_assert_uint_eq(first, 2);
+  for (Word& w : r.words) w.probability = 0.9f;
+  ck_assert(!is_loop(r, &first));
+}
+END_TEST
+
 START_TEST(repetition_at_speaking_speed_is_speech) {
   size_t first = 0;
   ck_assert(!is_loop(said({"words,", "words,", "words,", "words"}, 0.4), &first));
@@ -935,6 +947,7 @@ int main() {
   TCase* loops = tcase_create("loops");
   tcase_add_test(loops, repetition_at_speaking_speed_is_speech);
   tcase_add_test(loops, fast_repetition_is_a_loop_and_the_first_copy_is_known);
+  tcase_add_test(loops, echo_in_doubt_and_in_no_time_is_a_loop);
   tcase_add_test(loops, long_words_take_longer);
   tcase_add_test(loops, doubtful_repetition_is_a_loop);
   tcase_add_test(loops, six_copies_are_a_loop_at_any_speed);
