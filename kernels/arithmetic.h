@@ -174,4 +174,15 @@ inline int32_t quantize(float x, float inverse_scale, int limit) {
 
 inline float dequantize(int32_t q, float scale) { return static_cast<float>(q) * scale; }
 
+// The inputs of a layer may have a unit for each row, in which the row's largest magnitude is the limit. Rows next to
+// nothing become zeros. The layer then adds its bias in f32; each product and the sum is rounded.
+constexpr float kLeastMagnitude = 1e-30f;
+inline float row_unit(float largest, int limit) { return largest > kLeastMagnitude ? largest / static_cast<float>(limit) : 0.0f; }
+inline float inverse_row_unit(float largest, int limit) {
+  return largest > kLeastMagnitude ? static_cast<float>(limit) / largest : 0.0f;
+}
+inline float dequantize(int32_t q, float scale, float row_unit, float bias) {
+  return dequantize(q, scale) * row_unit + bias;
+}
+
 }  // namespace whisperxdna2

@@ -40,44 +40,49 @@ DeviceModel::DeviceModel(std::shared_ptr<Device> device, const QuantizedEncoder&
   ProfileScope scope("npu build", 0);
   d_model_ = encoder.layers.at(0).qkv.in;
   d_ff_ = encoder.layers[0].fc1.out;
-  const LayerPlan plan = plan_layer(device_->variant(), d_model_, d_ff_, 1, PlanKind::kWhole);
-  layer_size_ = plan.weights_size;
-  weights_ = device_->make_buffer(layer_size_ * encoder.layers.size());
-  uint8_t* to = weights_.data();
+  std::vector<LayerPlan> plans;
+  size_t size = 0;
   for (const QuantizedLayer& l : encoder.layers) {
-    const auto pack = [&](const PlannedProduct& p, const QuantizedLinear& linear) {
-      pack_weights(device_->variant(), p.shape, view(linear), to + p.weights_at);
-    };
-    pack(plan.qkv, l.qkv);
-    pack(plan.out, l.out);
-    pack(plan.fc1, l.fc1);
-    pack(plan.fc2, l.fc2);
-    scales_.push_back({l.out.scale, l.fc2.scale});
-    to += layer_size_;
+    plans.push_back(plan_layer(device_->variant(), d_model_, d_ff_, 1, PlanKind::kWhole, l.qkv.input_14bit));
+    layers_.push_back({size, plans.back().weights_size});
+    scales_.push_back({l.out.scale, l.out.row_bias, l.fc2.scale});
+    size += plans.back().weights_size;
   }
-  weights_.to_device(layer_size_ * encoder.layers.size());
+  weights_ = device_->make_buffer(size);
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const QuantizedLayer& l = encoder.layers[i];
+    const auto pack = [&](const PlannedProduct& p, const QuantizedLinear& linear) {
+      pack_weights(device_->variant(), p.shape, view(linear), weights_.data() + layers_[i].at + p.weights_at);
+    };
+    pack(plans[i].qkv, l.qkv);
+    pack(plans[i].out, l.out);
+    pack(plans[i].fc1, l.fc1);
+    pack(plans[i].fc2, l.fc2);
+  }
+  weights_.to_device(size);
 }
 
 xrt::bo DeviceModel::layer_weights(int layer) const {
-  return checked([&] { return xrt::bo(weights_.bo(), layer_size_, layer_size_ * layer); });
+  return checked([&] { return xrt::bo(weights_.bo(), layers_[layer].size, layers_[layer].at); });
 }
 
-const DeviceModel::Streams& DeviceModel::streams(int positions, std::optional<PlanKind> kind) {
+const DeviceModel::Streams& DeviceModel::streams(int positions, int layer, std::optional<PlanKind> kind) {
   const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
+  const bool wide = attention_is_14bit(layer);
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = streams_.find({rows, kind});
+  const auto found = streams_.find({rows, wide, kind});
   if (found != streams_.end()) return found->second;
   ProfileScope scope("npu build", 0);
   const overlay::Variant& variant = device_->variant();
   const LayerPlan plan =
-      plan_layer(variant, d_model_, d_ff_, rows, kind ? *kind : fastest_plan(variant, d_model_, d_ff_, rows));
+      plan_layer(variant, d_model_, d_ff_, rows, kind ? *kind : fastest_plan(variant, d_model_, d_ff_, rows), wide);
   const auto make = [&](const PlannedProduct& p) {
     std::vector<xrt::bo> instructions;
     for (const Dispatch& d : p.dispatches) instructions.push_back(device_->make_instructions(d.words));
     return instructions;
   };
   Streams made{plan, make(plan.qkv), make(plan.out), make(plan.fc1), make(plan.fc2)};
-  return streams_.emplace(std::pair(rows, kind), std::move(made)).first->second;
+  return streams_.emplace(std::tuple(rows, wide, kind), std::move(made)).first->second;
 }
 
 }  // namespace whisperxdna2::npu

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "npu/device.h"
@@ -15,14 +16,14 @@ namespace whisperxdna2::npu {
 
 class DeviceModel {
  public:
-  // The streams of one window length.
+  // The streams of a layer for one window length.
   struct Streams {
     LayerPlan plan;
     std::vector<xrt::bo> qkv, out, fc1, fc2;  // one per dispatch
   };
-  // Units of the results, padded channels left out.
+  // Units of the results, and what is added to them; padded channels left out.
   struct Scales {
-    std::vector<float> out, fc2;
+    std::vector<float> out, out_bias, fc2;
   };
 
   // Shared by all who ask for the same device and model while one of them lives. Thread-safe. Throws Error.
@@ -37,16 +38,19 @@ class DeviceModel {
   const Scales& scales(int layer) const { return scales_[layer]; }
   xrt::bo layer_weights(int layer) const;
   // kind: none for the plan that is predicted to be the fastest. Thread-safe; never moves.
-  const Streams& streams(int positions, std::optional<PlanKind> kind);
+  const Streams& streams(int positions, int layer, std::optional<PlanKind> kind);
 
  private:
   const std::shared_ptr<Device> device_;
   int d_model_ = 0, d_ff_ = 0;
-  size_t layer_size_ = 0;
+  struct Weights {
+    size_t at, size;  // in bytes
+  };
+  std::vector<Weights> layers_;
   Buffer weights_;  // layer after layer
   std::vector<Scales> scales_;
   std::mutex mutex_;
-  std::map<std::pair<int, std::optional<PlanKind>>, Streams> streams_;  // by rows
+  std::map<std::tuple<int, bool, std::optional<PlanKind>>, Streams> streams_;  // by rows, attention of 14 bits
 };
 
 }  // namespace whisperxdna2::npu

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "whisper/error.h"
+#include "whisper/quantized_encoder.h"
 
 namespace whisperxdna2::npu {
 namespace {
@@ -167,13 +168,15 @@ class Planner {
  public:
   Planner(const overlay::Variant& variant, int rows) : variant_(variant), rows_(rows) {}
 
-  PlannedProduct product(const char* name, int in, int k_bytes, int out, int planes) {
+  // k: `in`, padded.
+  PlannedProduct product(const char* name, int in, int k, int input_planes, int out, int planes) {
     PlannedProduct p;
     p.name = name;
     p.in = in;
     p.out = out;
+    p.input_planes = input_planes;
     // A multiple of kTileK as well, since it may be the inner dimension of the next product.
-    p.shape = {rows_, k_bytes, round_up(out, std::max(variant_.n_block, overlay::kTileK)), planes};
+    p.shape = {rows_, k * input_planes, round_up(out, std::max(variant_.n_block, overlay::kTileK)), planes};
     p.weights_at = weights_size_;
     weights_size_ += p.shape.weights_size();
     return p;
@@ -296,18 +299,20 @@ std::vector<Operation> token_set_up(const overlay::Variant& variant) {
   return operations;
 }
 
-LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows, PlanKind kind) {
+LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows, PlanKind kind,
+                     bool wide_attention) {
   LayerPlan plan;
   plan.kind = kind;
   plan.overlay_name = variant.name;
   plan.rows = round_up(rows, overlay::kRowBlock);
   Planner planner(variant, plan.rows);
   const int k = round_up(d_model, overlay::kTileK);
-  plan.qkv = planner.product("qkv", d_model, k, 3 * d_model, 1);
-  plan.out = planner.product("out", d_model, k, d_model, 2);
-  plan.fc1 = planner.product("fc1", d_model, k, d_ff, 2);
+  const int planes = wide_attention ? 2 : 1;
+  plan.qkv = planner.product("qkv", d_model, k, planes, 3 * d_model, 1);
+  plan.out = planner.product("out", d_model, k, planes, d_model, 2);
+  plan.fc1 = planner.product("fc1", d_model, k, 1, d_ff, 2);
   // What fc1 writes is what fc2 reads, its padding included.
-  plan.fc2 = planner.product("fc2", d_ff, 2 * plan.fc1.shape.n, d_model, 2);
+  plan.fc2 = planner.product("fc2", d_ff, plan.fc1.shape.n, 2, d_model, 2);
   plan.weights_size = planner.weights_size();
 
   for (PlannedProduct* p : {&plan.qkv, &plan.out, &plan.fc1, &plan.fc2}) {
@@ -370,18 +375,23 @@ std::string compare_plans(const overlay::Variant& variant, int d_model, int d_ff
   std::string text;
   char line[120];
   const auto print = [&](const char* name, size_t dispatches, double us, const char* remark) {
-    snprintf(line, sizeof line, "%-10s %5zu dispatches %8.2f ms a window%s\n", name,
-             dispatches * static_cast<size_t>(layers), us * layers * 1e-3, remark);
+    snprintf(line, sizeof line, "%-10s %5zu dispatches %8.2f ms a window%s\n", name, dispatches, us * 1e-3, remark);
     text += line;
   };
   const std::vector<GemmShape> shapes = prototype_layer(variant, d_model, d_ff, rows);
   double prototype_us = 0;
   for (const GemmShape& s : shapes) prototype_us += cost_of(variant).predict(s.macs());
-  print("prototype", shapes.size(), prototype_us, "  predicted only: it needs the host to add up");
+  print("prototype", shapes.size() * static_cast<size_t>(layers), prototype_us * layers,
+        "  predicted only: it needs the host to add up");
   for (auto kind = std::rbegin(kPlanKinds); kind != std::rend(kPlanKinds); ++kind) {
-    const LayerPlan plan = plan_layer(variant, d_model, d_ff, rows, *kind);
-    print(name_of(*kind), static_cast<size_t>(plan.dispatches()), plan.predicted_us(),
-          *kind == fastest ? "  <- fastest" : "");
+    size_t dispatches = 0;
+    double us = 0;
+    for (int layer = 0; layer < layers; ++layer) {
+      const LayerPlan plan = plan_layer(variant, d_model, d_ff, rows, *kind, attention_is_14bit(layer));
+      dispatches += static_cast<size_t>(plan.dispatches());
+      us += plan.predicted_us();
+    }
+    print(name_of(*kind), dispatches, us, *kind == fastest ? "  <- fastest" : "");
   }
   return text;
 }

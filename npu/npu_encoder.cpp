@@ -45,30 +45,38 @@ void run_soon_when_awake() {
   syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
+// Of some rows of inputs and of results.
+size_t a_size(const PlannedProduct& p, int rows) { return static_cast<size_t>(rows) * p.shape.k_bytes; }
+size_t c_size(const PlannedProduct& p, int rows) { return static_cast<size_t>(rows) * p.shape.n * p.shape.planes; }
+
 // One slot's buffers for one window length, and the commands of all layers bound to them.
 struct Binding {
   std::shared_ptr<DeviceModel> model;
-  const DeviceModel::Streams* streams = nullptr;
-  Buffer inputs;   // [rows][k] int8
+  Buffer inputs;   // [rows][k] of qkv, out, fc1
   Buffer hidden;   // fc1's results in two planes; only the NPU touches it
   Buffer results;  // [rows][n * planes] of qkv, out, fc2
   struct Layer {
+    const LayerPlan* plan;
     std::vector<Command> qkv, out, fc1, fc2;
   };
   std::vector<Layer> layers;
 
-  Binding(std::shared_ptr<DeviceModel> m, int positions, std::optional<PlanKind> kind)
-      : model(std::move(m)), streams(&model->streams(positions, kind)) {
+  Binding(std::shared_ptr<DeviceModel> m, int positions, std::optional<PlanKind> kind) : model(std::move(m)) {
     ProfileScope scope("npu build", 0);
-    const LayerPlan& plan = streams->plan;
     Device& device = model->device();
-    const auto c_size = [](const PlannedProduct& p) {
-      return static_cast<size_t>(p.shape.m) * p.shape.n * p.shape.planes;
-    };
-    inputs = device.make_buffer(static_cast<size_t>(plan.rows) * plan.qkv.shape.k_bytes);
-    hidden = device.make_buffer(c_size(plan.fc1));
-    results = device.make_buffer(std::max({c_size(plan.qkv), c_size(plan.out), c_size(plan.fc2)}));
+    size_t a = 0, hidden_size = 0, c = 0;
     for (int i = 0; i < model->layers(); ++i) {
+      const LayerPlan& plan = model->streams(positions, i, kind).plan;
+      for (const PlannedProduct* p : {&plan.qkv, &plan.out, &plan.fc1}) a = std::max(a, a_size(*p, plan.rows));
+      for (const PlannedProduct* p : {&plan.qkv, &plan.out, &plan.fc2}) c = std::max(c, c_size(*p, plan.rows));
+      hidden_size = std::max(hidden_size, c_size(plan.fc1, plan.rows));
+    }
+    inputs = device.make_buffer(a);
+    hidden = device.make_buffer(hidden_size);
+    results = device.make_buffer(c);
+    for (int i = 0; i < model->layers(); ++i) {
+      const DeviceModel::Streams* const streams = &model->streams(positions, i, kind);
+      const LayerPlan& plan = streams->plan;
       const xrt::bo weights = model->layer_weights(i);
       const auto bind = [&](const PlannedProduct& p, const std::vector<xrt::bo>& instructions,
                             const std::vector<xrt::bo>& buffers) {
@@ -79,6 +87,7 @@ struct Binding {
         return commands;
       };
       Layer& l = layers.emplace_back();
+      l.plan = &plan;
       l.qkv = bind(plan.qkv, streams->qkv, {inputs.bo(), weights, results.bo()});
       l.out = bind(plan.out, streams->out, {inputs.bo(), weights, results.bo()});
       // The fourth buffer is for a stream that goes on with fc2.
@@ -155,7 +164,7 @@ class NpuSchedule : public EncoderSchedule {
   void prepare(int positions) {
     if (binding_ && binding_->model->device().failed()) release();
     const int rows = (positions + overlay::kRowBlock - 1) / overlay::kRowBlock * overlay::kRowBlock;
-    if (binding_ && binding_->streams->plan.rows == rows) return;
+    if (binding_ && binding_->layers.at(0).plan->rows == rows) return;
     if (!binding_) let_go_of_failed_devices();
     const bool bound = attempt([&] {
       const std::shared_ptr<Device> device = Device::open();
@@ -202,46 +211,57 @@ class NpuSchedule : public EncoderSchedule {
   void int8_attention(int layer, int positions, const Workers& workers) override {
     const bool done = binding_ && attempt([&] {
       const PackedInt8Layer& l = weights().int8_layers[layer];
-      const LayerPlan& plan = binding_->streams->plan;
       Binding::Layer& commands = binding_->layers[layer];
+      const LayerPlan& plan = *commands.plan;
       const DeviceModel::Scales& scales = binding_->model->scales(layer);
       if (layer == 0) {
         for_rows(positions, workers, "layer norm",
-                 [&](int row) { norm_row(l.attention_norm, l.inverse_qkv_input, row); });
+                 [&](int row) { norm_row(l.attention_norm, l.inverse_qkv_input, plan.qkv, row); });
       }
       if (*workers.abandoned) return;
-      sync_inputs(positions);
+      sync_inputs(plan.qkv, positions);
       if (!turn_) turn_.lock();
       execute("npu qkv", plan.qkv, commands.qkv, true);
       sync_results(plan.qkv, positions);
-      attend(layer, result(plan.qkv, 0), plan.qkv.shape.n, positions, reinterpret_cast<uint8_t*>(input(plan, 0)),
-             plan.qkv.shape.k_bytes, Int8Format::kBytes, workers);
+      row_units_.resize(positions);
+      attend(layer, result(plan.qkv, 0), plan.qkv.shape.n, positions,
+             {input(plan.out, 0), plan.out.shape.k_bytes, input_of(plan.out), row_units_.data()}, workers);
       if (*workers.abandoned) return;
-      sync_inputs(positions);
+      sync_inputs(plan.out, positions);
       turn_.lock();
       execute("npu out", plan.out, commands.out);
       sync_results(plan.out, positions);
-      add_and_norm(plan.out, scales.out, l.mlp_norm, l.inverse_fc1_input, positions, workers);
+      const auto add = [&](int row) {
+        const int8_t* hi = result(plan.out, row);
+        add_row(hi, low_plane(plan.out, hi), scales.out.data(), row_units_[row], scales.out_bias.data(), plan.out.out,
+                stream(row));
+      };
+      add_and_norm(add, l.mlp_norm, l.inverse_fc1_input, plan.fc1, positions, workers);
     });
     if (!done) EncoderSchedule::int8_attention(layer, positions, workers);
   }
 
   void int8_mlp(int layer, int positions, const Workers& workers) override {
     const bool done = binding_ && attempt([&] {
-      const LayerPlan& plan = binding_->streams->plan;
       Binding::Layer& commands = binding_->layers[layer];
+      const LayerPlan& plan = *commands.plan;
       const std::vector<float>& scale = binding_->model->scales(layer).fc2;
       if (*workers.abandoned) return;
-      sync_inputs(positions);
+      sync_inputs(plan.fc1, positions);
       const bool last = layer + 1 == binding_->model->layers();
       execute("npu fc1, GELU", plan.fc1, commands.fc1, last && commands.fc2.empty());
       execute("npu fc2", plan.fc2, commands.fc2, last);
       sync_results(plan.fc2, positions);
+      const auto add = [&](int row) {
+        const int8_t* hi = result(plan.fc2, row);
+        add_row(hi, low_plane(plan.fc2, hi), scale.data(), plan.fc2.out, stream(row));
+      };
       if (last) {
-        for_rows(positions, workers, "npu add, norm", [&](int row) { add_row_of(plan.fc2, scale, row); });
+        for_rows(positions, workers, "npu add, norm", add);
       } else {
         const PackedInt8Layer& next = weights().int8_layers[layer + 1];
-        add_and_norm(plan.fc2, scale, next.attention_norm, next.inverse_qkv_input, positions, workers);
+        add_and_norm(add, next.attention_norm, next.inverse_qkv_input, binding_->layers[layer + 1].plan->qkv, positions,
+                     workers);
       }
     });
     if (!done) EncoderSchedule::int8_mlp(layer, positions, workers);
@@ -261,13 +281,15 @@ class NpuSchedule : public EncoderSchedule {
     }
     if (binding_ && failure->code() == ErrorCode::kDevice) binding_->model->device().fail();
     release();
+    std::string first_fault;  // what the other slot met may be a consequence
     {
       std::lock_guard<std::mutex> lock(shared_.mutex);
       if (shared_.fault.empty()) shared_.fault = failure->what();
+      first_fault = shared_.fault;
     }
     if (shared_.cpu_may_finish) return false;
     const bool resource = failure->code() == ErrorCode::kNoResource;
-    throw Error(resource ? ErrorCode::kNoResource : ErrorCode::kDevice, failure->what());
+    throw Error(resource ? ErrorCode::kNoResource : ErrorCode::kDevice, first_fault);
   }
 
   template <class Body>
@@ -277,44 +299,47 @@ class NpuSchedule : public EncoderSchedule {
       for (int r = piece * kPieceRows; r < std::min(rows, (piece + 1) * kPieceRows); ++r) body(r);
     });
   }
-  int8_t* input(const LayerPlan& plan, int row) const {
-    return reinterpret_cast<int8_t*>(binding_->inputs.data()) + static_cast<size_t>(row) * plan.qkv.shape.k_bytes;
+  uint8_t* input(const PlannedProduct& p, int row) const { return binding_->inputs.data() + a_size(p, row); }
+  // What the product takes: int8, or 14 bits in planes.
+  static Int8Input input_of(const PlannedProduct& p) {
+    if (p.input_planes == 1) return {Int8Format::kBytes};
+    return {Int8Format::kPlanes, kInt14Limit, p.shape.k_bytes / 2};
   }
   const int8_t* result(const PlannedProduct& p, int row) const {
-    return reinterpret_cast<const int8_t*>(binding_->results.data()) +
-           static_cast<size_t>(row) * p.shape.n * p.shape.planes;
+    return reinterpret_cast<const int8_t*>(binding_->results.data()) + c_size(p, row);
   }
 
+  static const uint8_t* low_plane(const PlannedProduct& p, const int8_t* high) {
+    return reinterpret_cast<const uint8_t*>(high) + p.shape.n;
+  }
+  float* stream(int row) { return &x_[static_cast<size_t>(row) * weights().dims.d_model]; }
+
   // A row of the residual stream -> inputs of the next product.
-  void norm_row(const PackedNorm& n, float inverse_scale, int row) {
+  void norm_row(const PackedNorm& n, float inverse_scale, const PlannedProduct& next, int row) {
     const int d = weights().dims.d_model;
     thread_local std::vector<float> normed;
     normed.resize(d);
-    f32_kernels().layer_norm(&x_[static_cast<size_t>(row) * d], 1, d, n.gain.data(), n.bias.data(), normed.data());
-    quantize_row(normed.data(), d, inverse_scale, input(binding_->streams->plan, row));
+    f32_kernels().layer_norm(stream(row), 1, d, n.gain.data(), n.bias.data(), normed.data());
+    int8_kernels().quantize(normed.data(), d, inverse_scale, input_of(next), input(next, row));
   }
-  // A row of results -> the residual stream.
-  void add_row_of(const PlannedProduct& p, const std::vector<float>& scale, int row) {
-    const int8_t* hi = result(p, row);
-    add_row(hi, reinterpret_cast<const uint8_t*>(hi) + p.shape.n, scale.data(), p.out,
-            &x_[static_cast<size_t>(row) * p.out]);
-  }
-  // The end of a half and the begin of the next one, while a row is in the first cache.
-  void add_and_norm(const PlannedProduct& p, const std::vector<float>& scale, const PackedNorm& n, float inverse_scale,
-                    int positions, const Workers& workers) {
+  // The end of a half, which adds its results to the row of the residual stream, and the begin of the next one, while the
+  // row is in the first cache.
+  template <class Add>
+  void add_and_norm(const Add& add, const PackedNorm& n, float inverse_scale, const PlannedProduct& next, int positions,
+                    const Workers& workers) {
     for_rows(positions, workers, "npu add, norm", [&](int row) {
-      add_row_of(p, scale, row);
-      norm_row(n, inverse_scale, row);
+      add(row);
+      norm_row(n, inverse_scale, next, row);
     });
   }
 
-  void sync_inputs(int positions) {
+  void sync_inputs(const PlannedProduct& p, int positions) {
     ProfileScope scope("npu sync", 0);
-    binding_->inputs.to_device(static_cast<size_t>(positions) * binding_->streams->plan.qkv.shape.k_bytes);
+    binding_->inputs.to_device(a_size(p, positions));
   }
   void sync_results(const PlannedProduct& p, int positions) {
     ProfileScope scope("npu sync", 0);
-    binding_->results.from_device(static_cast<size_t>(positions) * p.shape.n * p.shape.planes);
+    binding_->results.from_device(c_size(p, positions));
   }
   // ends_turn: the other slot's commands may follow as soon as the last of these has been started.
   void execute(const char* name, const PlannedProduct& p, std::vector<Command>& commands, bool ends_turn = false) {

@@ -99,15 +99,15 @@ float largest(const Ranges& r) {
 }
 
 void print(const Calibration& calibration, const QuantizedEncoder& encoder) {
-  std::printf("\n%-6s %36s   %36s   %s\n", "", "largest input", "largest result", "shifts s1, s2");
-  std::printf("%-6s %9s%9s%9s%9s %11s%9s%9s%9s %12s%8s%8s%8s\n", "layer", "qkv", "out", "fc1", "fc2", "qkv", "out",
-              "fc1", "fc2", "qkv", "out", "fc1", "fc2");
+  std::printf("\n%-6s %36s   %27s   %s\n", "", "largest input", "largest result", "shifts s1, s2");
+  std::printf("%-6s %9s%9s%9s%9s %11s%9s%9s %12s%8s%8s%8s\n", "layer", "qkv", "out", "fc1", "fc2", "qkv", "fc1", "fc2",
+              "qkv", "out", "fc1", "fc2");
   for (size_t i = 0; i < encoder.layers.size(); ++i) {
     const LayerRanges& r = calibration.layers[i];
     const QuantizedLayer& l = encoder.layers[i];
-    std::printf("%-6zu %9.3g%9.3g%9.3g%9.3g   %9.3g%9.3g%9.3g%9.3g    ", i, largest(r.qkv_input), largest(r.out_input),
-                largest(r.fc1_input), largest(r.fc2_input), largest(r.qkv_output), largest(r.out_output),
-                largest(r.fc1_output), largest(r.fc2_output));
+    std::printf("%-6zu %9.3g%9.3g%9.3g%9.3g   %9.3g%9.3g%9.3g    ", i, largest(r.qkv_input), largest(r.out_input),
+                largest(r.fc1_input), largest(r.fc2_input), largest(r.qkv_output), largest(r.fc1_output),
+                largest(r.fc2_output));
     for (const QuantizedLinear* q : {&l.qkv, &l.out, &l.fc1, &l.fc2}) std::printf("%5d,%2d", q->stage.s1, q->stage.s2);
     std::printf("\n");
   }

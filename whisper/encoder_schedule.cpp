@@ -89,7 +89,8 @@ std::shared_ptr<const PackedEncoder> pack_bf16(const Model& m) {
 }
 
 Int8Linear pack(const QuantizedLinear& l) {
-  return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit});
+  return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit,
+                     l.row_bias.empty() ? nullptr : l.row_bias.data()});
 }
 
 std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::function<void(const TakeLayer&)>& make) {
@@ -234,36 +235,40 @@ void EncoderSchedule::bf16_layer(int layer, int positions, const Workers& worker
   product("fc2", l.fc2, bf16_hidden_, &x_, Epilogue::kAdd);
 }
 
-void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions,
-                                   const Workers& workers) {
+void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit, void* to,
+                                   int positions, const Workers& workers) {
   ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
-  int8_linear(w, from, positions, to, w.out(), workers);
+  int8_linear(w, from, row_unit, positions, to, w.out(), workers);
 }
 
 void EncoderSchedule::int8_attention(int layer, int positions, const Workers& workers) {
   const PackedInt8Layer& l = w_->int8_layers[layer];
-  const Int8Format format = l.out.format();
   qkv8_.resize(3 * x_.size());
-  norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, workers);
-  int8_product("qkv", l.qkv, inputs_.data(), qkv8_.data(), positions, workers);
-  attend(layer, qkv8_.data(), l.qkv.out(), positions, inputs_.data(), w_->dims.d_model * element_size(format), format, workers);
-  int8_product("out", l.out, inputs_.data(), x_.data(), positions, workers);
+  norm_to_int8(l.attention_norm, positions, l.inverse_qkv_input, l.qkv.input(), workers);
+  int8_product("qkv", l.qkv, inputs_.data(), nullptr, qkv8_.data(), positions, workers);
+  const Int8Input input = l.out.input();
+  const size_t row_size = w_->dims.d_model * element_size(input.format);
+  inputs_.resize(positions * row_size);
+  row_units_.resize(positions);
+  attend(layer, qkv8_.data(), l.qkv.out(), positions,
+         {inputs_.data(), static_cast<ptrdiff_t>(row_size), input, row_units_.data()}, workers);
+  int8_product("out", l.out, inputs_.data(), row_units_.data(), x_.data(), positions, workers);
 }
 
 void EncoderSchedule::int8_mlp(int layer, int positions, const Workers& workers) {
   const PackedInt8Layer& l = w_->int8_layers[layer];
   hidden14_.resize(4 * x_.size());
-  norm_to_int8(l.mlp_norm, positions, l.inverse_fc1_input, workers);
-  int8_product("fc1, GELU", l.fc1, inputs_.data(), hidden14_.data(), positions, workers);
-  int8_product("fc2", l.fc2, hidden14_.data(), x_.data(), positions, workers);
+  norm_to_int8(l.mlp_norm, positions, l.inverse_fc1_input, l.fc1.input(), workers);
+  int8_product("fc1, GELU", l.fc1, inputs_.data(), nullptr, hidden14_.data(), positions, workers);
+  int8_product("fc2", l.fc2, hidden14_.data(), nullptr, x_.data(), positions, workers);
 }
 
-void EncoderSchedule::attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, uint8_t* out, ptrdiff_t out_stride,
-                             Int8Format format, const Workers& workers) {
+void EncoderSchedule::attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, const Int8Rows& out,
+                             const Workers& workers) {
   ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
   const QuantizedAttention& a = w_->int8_layers[layer].attention;
-  whisperxdna2::int8_attention(qkv, stride, positions, w_->dims.n_heads, {a.score_unit.data(), a.result_scale.data()}, out,
-                               out_stride, format, &int8_attention_, workers);
+  whisperxdna2::int8_attention(qkv, stride, positions, w_->dims.n_heads, {a.score_unit.data(), a.value_unit.data()}, out,
+                               &int8_attention_, workers);
 }
 
 template <class Take>
@@ -280,13 +285,14 @@ void EncoderSchedule::norm_rows(const PackedNorm& n, int rows, const Workers& wo
   });
 }
 
-void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Workers& workers) {
-  const Int8Kernels& kernels = int8_kernels();
+void EncoderSchedule::norm_to_int8(const PackedNorm& n, int rows, float inverse_scale, const Int8Input& input,
+                                   const Workers& workers) {
   const int d = w_->dims.d_model;
-  const size_t size = d * element_size(kernels.format8);  // of a row
+  const size_t size = d * element_size(input.format);  // of a row
   inputs_.resize(rows * size);
-  norm_rows(n, rows, workers,
-            [&](int row, const float* values) { kernels.quantize8(values, d, inverse_scale, &inputs_[row * size]); });
+  norm_rows(n, rows, workers, [&](int row, const float* values) {
+    int8_kernels().quantize(values, d, inverse_scale, input, &inputs_[row * size]);
+  });
 }
 
 void EncoderSchedule::transpose(const float* mel, int frames, const Workers& workers) {

@@ -100,11 +100,10 @@ class EncoderSchedule {
   // For each layer; a result does not depend on it.
   virtual int threads() const { return threads_; }
   // The attention of an int8 layer: as int8_attention().
-  void attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, uint8_t* out, ptrdiff_t out_stride,
-              Int8Format format, const Workers& workers);
+  void attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, const Int8Rows& out, const Workers& workers);
   const PackedEncoder& weights() const { return *w_; }
 
-  std::vector<float> x_;
+  std::vector<float> x_, row_units_;
 
  private:
   using Show = std::function<void(Activation, int layer, const std::vector<float>& values)>;
@@ -117,12 +116,13 @@ class EncoderSchedule {
   void bf16_stem(const float* mel, int positions, const Workers& workers);
   void bf16_layer(int layer, int positions, const Workers& workers);
   void f32_layer(int layer, int positions, const Workers& workers, const Show& show);
-  void int8_product(const char* name, const Int8Linear& w, const void* from, void* to, int positions, const Workers& workers);
+  void int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit, void* to, int positions,
+                    const Workers& workers);
   // Each row of x_, normalized, goes to take(row, values).
   template <class Take>
   void norm_rows(const PackedNorm& norm, int rows, const Workers& workers, const Take& take);
   // Rows of x_, normalized, as the int8 inputs of a layer, into inputs_.
-  void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Workers& workers);
+  void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Int8Input& input, const Workers& workers);
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;

@@ -29,7 +29,7 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the serialized form is the one in memory");
 
-constexpr char kMagic[8] = {'W', 'X', 'D', '2', 'M', 'S', 'R', '1'};
+constexpr char kMagic[8] = {'W', 'X', 'D', '2', 'M', 'S', 'R', '2'};
 
 std::string encoder_key(const Model& model) { return model.content_key.substr(0, 32); }
 
@@ -72,7 +72,6 @@ void visit_all(Measurements* m, const ModelDims& dims, const Visit& visit) {
     means(&l.fc2_input, 4 * d);
     visit(l.qkv_output.low, 3 * d);
     visit(l.qkv_output.high, 3 * d);
-    largest(&l.out_output, d);
     largest(&l.fc1_output, 4 * d);
     largest(&l.fc2_output, d);
   }

@@ -1,11 +1,12 @@
 // Makes a QuantizedEncoder from a model and the ranges of its activations on speech.
 //
-// int8 per output channel for weights, one static scale for the inputs of a layer. What makes that accurate enough costs
-// nothing at run time:
+// int8 per output channel for weights; for the inputs of qkv and fc1 one static scale, for those of `out` one for each
+// row. What makes that accurate enough costs next to nothing at run time:
 //   - inputs of qkv, out and fc1 are shifted to the middle of each channel's range (Wei et al. 2023, Outlier Suppression+)
 //     and their ranges evened out (Xiao et al. 2022, SmoothQuant), through the norms, and through V for out: the weights of
 //     a softmax sum to 1, so that what is taken from V is missing from the result; keys may be shifted for nothing
 //   - the mean of the error that rounding the weights makes is taken out of the bias (Nagel et al. 2019)
+//   - attention of the first layer takes 14 bits, see attention_is_14bit()
 // The input of fc2 cannot be evened out, GELU lies between, and has outliers of 30 times the rest: it takes 14 bits.
 #pragma once
 
@@ -35,7 +36,7 @@ struct Ranges {
 
 struct LayerRanges {
   Ranges qkv_input, out_input, fc1_input, fc2_input;
-  Ranges qkv_output, out_output, fc1_output, fc2_output;  // fc1: ahead of GELU
+  Ranges qkv_output, fc1_output, fc2_output;  // fc1: ahead of GELU
 };
 struct Calibration {
   std::vector<LayerRanges> layers;

@@ -31,15 +31,17 @@ void visit(V& v, QuantizedLinear& l, int out, int in, OutputMode mode, bool inpu
 }
 
 template <class V>
-void visit(V& v, QuantizedLayer& l, int d) {
+void visit(V& v, QuantizedLayer& l, int index, int d) {
+  const bool wide = attention_is_14bit(index);
   for (QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
     v.array(n->gain, d);
     v.array(n->bias, d);
   }
-  visit(v, l.qkv, 3 * d, d, OutputMode::kInt8, false);
+  visit(v, l.qkv, 3 * d, d, OutputMode::kInt8, wide);
   v.array(l.attention.score_unit, d / kHeadWidth);
-  v.array(l.attention.result_scale, d);
-  visit(v, l.out, d, d, OutputMode::kInt16, false);
+  v.array(l.attention.value_unit, d);
+  visit(v, l.out, d, d, OutputMode::kInt16, wide);
+  v.array(l.out.row_bias, d);
   visit(v, l.fc1, 4 * d, d, OutputMode::kGelu14, false);
   visit(v, l.fc2, d, 4 * d, OutputMode::kInt16, true);
 }
@@ -111,9 +113,10 @@ std::string flaw(const QuantizedLinear& l) {
       !within(g.out_shift, 0, 30 - g.t)) {
     return "a scalar of GELU is out of range";
   }
-  if (!l.input_14bit && !(std::isfinite(l.inverse_input_scale) && l.inverse_input_scale > 0)) {
+  if (s.mode != OutputMode::kInt16 && !(std::isfinite(l.inverse_input_scale) && l.inverse_input_scale > 0)) {
     return "the scale of the inputs is not a positive number";
   }
+  if (!all_finite(l.row_bias)) return "a bias is not a number";
   if (!all_finite(l.scale)) return "a unit of the results is not a number";
   for (int n = 0; n < l.out; ++n) {
     const std::string channel = " in channel " + std::to_string(n);
@@ -135,7 +138,7 @@ std::string serialize(const QuantizedEncoder& encoder, const std::string& conten
   Writer w;
   w.bytes = content_key;
   const int d = copy.layers.empty() ? 0 : copy.layers[0].qkv.in;
-  for (QuantizedLayer& l : copy.layers) visit(w, l, d);
+  for (size_t i = 0; i < copy.layers.size(); ++i) visit(w, copy.layers[i], static_cast<int>(i), d);
   return std::move(w.bytes);
 }
 
@@ -147,13 +150,13 @@ void parse_quantized_layers(const std::string& bytes, const std::string& content
   Reader r(bytes, content_key.size());
   for (int i = 0; i < dims.n_encoder_layers; ++i) {
     QuantizedLayer l;
-    visit(r, l, dims.d_model);
+    visit(r, l, i, dims.d_model);
     for (const QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
       if (!all_finite(n->gain) || !all_finite(n->bias)) {
         throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a norm is not a number");
       }
     }
-    if (!all_positive(l.attention.score_unit) || !all_positive(l.attention.result_scale)) {
+    if (!all_positive(l.attention.score_unit) || !all_positive(l.attention.value_unit)) {
       throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a unit of attention is not a positive number");
     }
     for (const QuantizedLinear* linear : {&l.qkv, &l.out, &l.fc1, &l.fc2}) {

@@ -15,23 +15,29 @@
 
 namespace whisperxdna2 {
 
+// Noise of the first layer is what the encoder's accuracy hangs on. Layers 1 and 2 make a few positions into registers of
+// what is said everywhere (Darcet et al. 2023, Vision Transformers Need Registers), and how much of one they become is steep:
+// an error of the first layer along one direction comes out sixty times larger. So its attention's inputs have 14 bits.
+constexpr bool attention_is_14bit(int layer) { return layer == 0; }
+
 struct QuantizedLinear {
   int out = 0, in = 0;
   OutputStage stage;
-  // Inputs of qkv and fc1 are quantize(x, inverse_input_scale, kInt8Limit). `out` takes attention's results as they are,
-  // fc2 (input_14bit) those of fc1.
+  // Inputs of qkv and fc1 are quantize(x, inverse_input_scale, their limit). Those of `out` have a unit for each row,
+  // row_unit(), and it adds its bias in f32. fc2 (input_14bit) takes fc1's results as they are.
   bool input_14bit = false;
   float inverse_input_scale = 0;
   std::vector<int8_t> weight;       // [out][in], in +-127
   std::vector<int32_t> bias;        // [out]
   std::vector<int16_t> multiplier;  // [out], 0..32767
   std::vector<float> scale;         // [out] units of the results; empty for qkv and fc1
+  std::vector<float> row_bias;      // [out] of `out`, else empty; its `bias` is 0
 };
 
 // The integers of one head's queries times those of its keys have one unit, whatever the channel.
 struct QuantizedAttention {
-  std::vector<float> score_unit;    // [heads]
-  std::vector<float> result_scale;  // [d_model] attention's results become quantize(result, result_scale, kInt8Limit) for `out`
+  std::vector<float> score_unit;  // [heads]
+  std::vector<float> value_unit;  // [d_model]
 };
 
 struct QuantizedNorm {

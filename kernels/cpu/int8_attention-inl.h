@@ -4,47 +4,28 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/int8_kernels.h"
-#include "kernels/cpu/int8_simd.h"
+#include "kernels/cpu/int8_kernels-inl.h"
 
 namespace whisperxdna2 {
 namespace {
 
-// int8 numbers in another format.
-inline void to_format(const int8_t* from, int count, Int8Format format, uint8_t* to) {
-  switch (format) {
-    case Int8Format::kPairs:
-      for (int i = 0; i < count; ++i) {
-        const int16_t wide = from[i];
-        std::memcpy(to + 2 * i, &wide, sizeof wide);
-      }
-      return;
-    case Int8Format::kQuads:
-      for (int i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(from[i] ^ -128);
-      return;
-    case Int8Format::kBytes:
-      std::memcpy(to, from, count);
-      return;
+// int8 numbers in the format of a product.
+template <Int8Format F>
+inline void to_format(const int8_t* from, int count, uint8_t* to) {
+  for (int i = 0; i < count; ++i) {
+    if constexpr (F == Int8Format::kPairs) {
+      const int16_t wide = from[i];
+      std::memcpy(to + 2 * i, &wide, sizeof wide);
+    } else {
+      to[i] = static_cast<uint8_t>(from[i] ^ -128);
+    }
   }
 }
 
-// sums += R rows of a by C vectors of columns of b, over `steps` steps of four bytes.
-template <class V, Int8Format F, int R, int C>
-inline void add_products(const uint8_t* a, ptrdiff_t a_stride, const uint8_t* b, ptrdiff_t b_step, int steps, V (&sum)[R][C]) {
-  for (int step = 0; step < steps; ++step, a += 4, b += b_step) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const V x = V::broadcast(a + r * a_stride);
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) {
-        if constexpr (F == Int8Format::kPairs) {
-          sum[r][c].add_pairs(x, b + 4 * c * V::kLanes);
-        } else {
-          sum[r][c].add_quads(x, b + 4 * c * V::kLanes);
-        }
-      }
-    }
-  }
+// sum += R rows of a by C vectors of columns of b, over `steps` steps.
+template <Int8Format F, class V, int R, int C>
+inline void add_products(V (&sum)[R][C], const uint8_t* a, ptrdiff_t a_stride, const uint8_t* b, ptrdiff_t b_step, int steps) {
+  for (int step = 0; step < steps; ++step, a += 4, b += b_step) add_step<F>(sum, a, a_stride, b);
 }
 
 // Scores of rows [row, rows) with a panel of keys. a: queries in F.
@@ -60,8 +41,8 @@ inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, in
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) sum[r][c] = start;
     }
-    add_products<V, F, R, C>(a + row * kRowBytes, kRowBytes, t.packed_keys + static_cast<ptrdiff_t>(panel) * kPanel * kRowBytes,
-                             4 * kPanel, kRowBytes / 4, sum);
+    add_products<F>(sum, a + row * kRowBytes, kRowBytes,
+                    t.packed_keys + static_cast<ptrdiff_t>(panel) * kPanel * kRowBytes, 4 * kPanel, kRowBytes / 4);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
@@ -85,9 +66,9 @@ inline void value_rows(const Int8AttentionTask& t, int row, int panel, int key, 
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) sum[r][c] = V::set(0);
     }
-    add_products<V, Int8Format::kPairs, R, C>(reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
-                                              reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel),
-                                              4 * kHeadWidth, steps, sum);
+    add_products<Int8Format::kPairs>(sum, reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
+                                     reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel),
+                                     4 * kHeadWidth, steps);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       float block[kPanel];
@@ -108,7 +89,7 @@ void int8_attention_tile(const Int8AttentionTask& t) {
   const int panels = (t.keys + kPanel - 1) / kPanel;
   const ptrdiff_t columns = static_cast<ptrdiff_t>(panels) * kPanel;
   alignas(64) uint8_t queries[kInt8AttentionRows * kRowBytes];
-  for (int r = 0; r < t.rows; ++r) to_format(t.queries + r * t.stride, kHeadWidth, F, queries + r * kRowBytes);
+  for (int r = 0; r < t.rows; ++r) to_format<F>(t.queries + r * t.stride, kHeadWidth, queries + r * kRowBytes);
   for (int panel = 0; panel < panels; ++panel) score_rows<V, F, R, C>(t, queries, 0, panel, columns);
 
   float inverse[kInt8AttentionRows];
@@ -130,9 +111,7 @@ void int8_attention_tile(const Int8AttentionTask& t) {
     for (int panel = 0; panel < kHeadWidth / kPanel; ++panel) value_rows<V, R, C>(t, 0, panel, key, columns, totals);
   }
   for (int r = 0; r < t.rows; ++r) {
-    int8_t bytes[kHeadWidth];
-    V::quantize_scaled(totals + r * kHeadWidth, kHeadWidth, inverse[r], t.scale, bytes);
-    to_format(bytes, kHeadWidth, t.format, t.out + r * t.out_stride);
+    V::scale(totals + r * kHeadWidth, kHeadWidth, inverse[r], t.unit, t.out + r * t.out_stride);
   }
 }
 

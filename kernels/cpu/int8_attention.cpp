@@ -56,9 +56,8 @@ void pack_values(const int8_t* v, ptrdiff_t stride, int rows, int16_t* to) {
 
 }  // namespace
 
-void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, const Int8AttentionUnits& units, uint8_t* out,
-                    ptrdiff_t out_stride, Int8Format format, Int8AttentionScratch* scratch, const Workers& workers,
-                    const Int8Kernels& kernels) {
+void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, const Int8AttentionUnits& units,
+                    const Int8Rows& out, Int8AttentionScratch* scratch, const Workers& workers, const Int8Kernels& kernels) {
   const int width = heads * kHeadWidth;
   const int columns = (rows + kernels.panel - 1) / kernels.panel * kernels.panel;
   const size_t keys_size = static_cast<size_t>(columns) * kHeadWidth * element_size(kernels.format8);  // of a head
@@ -66,6 +65,7 @@ void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, co
   scratch->keys.resize(keys_size * heads);
   scratch->key_start.resize(static_cast<size_t>(columns) * heads);
   scratch->values.resize(values_size * heads);
+  scratch->results.resize(static_cast<size_t>(rows) * width);
 
   ThreadPool& pool = ThreadPool::instance();
   pool.parallel_for(workers, heads, [&](int head) {
@@ -93,13 +93,19 @@ void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, co
     t.key_start = &scratch->key_start[static_cast<size_t>(columns) * head];
     t.values = &scratch->values[values_size * head];
     t.steps_per_unit = kStepsPerNeper * units.score[head];
-    t.scale = units.result + head * kHeadWidth;
-    t.out = out + row * out_stride + head * kHeadWidth * static_cast<ptrdiff_t>(element_size(format));
-    t.out_stride = out_stride;
-    t.format = format;
+    t.unit = units.value + head * kHeadWidth;
+    t.out = &scratch->results[static_cast<size_t>(row) * width + head * kHeadWidth];
+    t.out_stride = width;
     t.scores = scores.data();
     t.weights = weights.data();
     kernels.attention(t);
+  });
+
+  pool.parallel_for(workers, tiles, [&](int i) {
+    for (int row = i * kInt8AttentionRows; row < std::min(rows, (i + 1) * kInt8AttentionRows); ++row) {
+      out.unit[row] = kernels.quantize_row(&scratch->results[static_cast<size_t>(row) * width], width, out.input,
+                                           out.values + row * out.stride);
+    }
   });
 }
 

@@ -42,6 +42,7 @@ class Finisher {
     next_ = 1 - next_;
     end_ = sums_ + rows * C * V::kLanes;
     column_ = panel * C * V::kLanes;
+    row_ = row;
     y_ = row * t_.y_stride + column_;
     lane_ = 0;
   }
@@ -55,12 +56,16 @@ class Finisher {
     if constexpr (S < 4) return;
     const V v = steps_.v;
     if constexpr (M == OutputMode::kInt8) v.store_int8(static_cast<int8_t*>(t_.y) + y_ + lane_);
-    if constexpr (M == OutputMode::kInt16) v.add_scaled(t_.scale + n, static_cast<float*>(t_.y) + y_ + lane_);
+    if constexpr (M == OutputMode::kInt16) {
+      float* y = static_cast<float*>(t_.y) + y_ + lane_;
+      t_.row_unit ? v.add_scaled(t_.scale + n, t_.row_unit[row_], t_.row_bias + n, y) : v.add_scaled(t_.scale + n, y);
+    }
     if constexpr (M == OutputMode::kGelu14) v.store_int16(static_cast<int16_t*>(t_.y) + y_ + lane_);
     sums_ += V::kLanes;
     lane_ += V::kLanes;
     if (lane_ < C * V::kLanes) return;
     lane_ = 0;
+    ++row_;
     y_ += t_.y_stride;
   }
   void finish_one() {
@@ -83,7 +88,7 @@ class Finisher {
   typename OutputVectors<V, M>::Steps steps_;
   const int32_t *sums_ = nullptr, *end_ = nullptr;
   ptrdiff_t y_ = 0;  // of the row's first column
-  int column_ = 0, lane_ = 0;
+  int row_ = 0, column_ = 0, lane_ = 0;
 };
 
 // sum += the products of one step
@@ -312,6 +317,37 @@ void int8_gemm_in_planes(const Int8GemmTask& t) {
     case OutputMode::kGelu14:
       return int8_gemm_in_planes_to<V, OutputMode::kGelu14, R, C>(t);
   }
+}
+
+template <class V>
+void quantize_values(const float* x, int count, float inverse_scale, const Int8Input& input, uint8_t* to) {
+  int8_t* const bytes = reinterpret_cast<int8_t*>(to);
+  const auto each = [&](const auto& store) {
+    for (int i = 0; i < count; i += V::kLanes) store(V::quantize(x + i, inverse_scale, input.limit), i);
+  };
+  switch (input.format) {
+    case Int8Format::kPairs:
+      return each([&](V q, int i) { q.store_int16(reinterpret_cast<int16_t*>(to) + i); });
+    case Int8Format::kQuads:  // the sum's lowest byte, as int8
+      return each([&](V q, int i) {
+        const V sum = V::add(q, V::set(128));
+        V::template shift_right<24>(V::template shift_left<24>(sum)).store_int8(bytes + i);
+      });
+    case Int8Format::kBytes:
+      return each([&](V q, int i) { q.store_int8(bytes + i); });
+    case Int8Format::kPlanes:
+      return each([&](V q, int i) {
+        V::template shift_right<7>(q).store_int8(bytes + i);
+        V::bit_and(q, V::set(127)).store_int8(bytes + input.plane + i);
+      });
+  }
+}
+
+template <class V>
+float quantize_row(const float* x, int count, const Int8Input& input, uint8_t* to) {
+  const float largest = V::largest_magnitude(x, count);
+  quantize_values<V>(x, count, inverse_row_unit(largest, input.limit), input, to);
+  return row_unit(largest, input.limit);
 }
 
 }  // namespace

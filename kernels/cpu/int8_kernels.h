@@ -10,12 +10,19 @@
 
 namespace whisperxdna2 {
 
-// How the integer inputs of a product lie in memory. A kernel reads them four bytes at a time.
+// How the integer inputs of a product lie in memory. The CPU's kernels read them four bytes at a time.
 enum class Int8Format {
-  kPairs,  // int16, two to a step. For any input; the weights are widened as they are used.
-  kQuads,  // uint8, value + 128, four to a step. For int8 inputs on processors that multiply u8 by s8 without saturation.
-           // Weights of 14-bit inputs may lie in this order, too.
-  kBytes,  // int8: what the NPU reads
+  kPairs,   // int16, two to a step. For any input; the weights are widened as they are used.
+  kQuads,   // uint8, value + 128, four to a step. For int8 inputs on processors that multiply u8 by s8 without
+            // saturation. Weights of 14-bit inputs may lie in this order, too.
+  kBytes,   // int8, for the NPU
+  kPlanes,  // plane14_hi() and plane14_lo() of 14-bit numbers, for the NPU
+};
+// How inputs are to be made: in a format, within a limit of the numbers.
+struct Int8Input {
+  Int8Format format;
+  int limit = kInt8Limit;  // or kInt14Limit, for kPairs and kPlanes
+  ptrdiff_t plane = 0;     // kPlanes: from the upper to the lower plane, in bytes
 };
 constexpr int steps_k(Int8Format format) { return format == Int8Format::kPairs ? 2 : 4; }
 constexpr size_t element_size(Int8Format format) { return format == Int8Format::kPairs ? 2 : 1; }
@@ -33,8 +40,10 @@ struct Int8GemmTask {
   uint8_t* scratch;           // k * kInt8ScratchPerInput bytes, at a cache line; where weight_sum is
   const int32_t* multiplier;  // [n]
   const float* scale;         // [n] units of the results; kInt16
+  const float* row_unit;      // [rows] of the inputs, or null where they have one unit, which is in `scale`
+  const float* row_bias;      // [n] where row_unit is
   OutputStage stage;
-  // kInt8: int8 y = result        kInt16: float y += scale * result, product and sum each rounded
+  // kInt8: int8 y = result        kInt16: float y += dequantize(result, scale, ..)
   // kGelu14: int16 y = result
   void* y;
   ptrdiff_t y_stride;  // in elements
@@ -54,10 +63,9 @@ struct Int8AttentionTask {
   const int32_t* key_start;  // [keys, rounded up to a panel] kQuads: -128 * the sum of the key; else 0
   const int16_t* values;     // [keys / 2, rounded up][kHeadWidth][2], filled up with zeros
   float steps_per_unit;      // as attention_weight() takes it
-  const float* scale;        // [kHeadWidth] the results become quantize(result, scale, kInt8Limit)
-  uint8_t* out;              // rows at out_stride bytes, in `format`
+  const float* unit;         // [kHeadWidth] of the values
+  float* out;                // rows at out_stride
   ptrdiff_t out_stride;
-  Int8Format format;
   int32_t* scores;           // scratch: [rows][keys rounded up to a panel]
   int16_t* weights;          // scratch: the same
 };
@@ -69,8 +77,10 @@ struct Int8Kernels {
   Int8Format weights14; // the order of the weights of 14-bit inputs
   void (*gemm8)(const Int8GemmTask& task);
   void (*gemm14)(const Int8GemmTask& task);
-  // quantize(x[i], inverse_scale, kInt8Limit) in format8. count: a multiple of 16.
-  void (*quantize8)(const float* x, int count, float inverse_scale, uint8_t* to);
+  // quantize(x[i], inverse_scale, input.limit). count: a multiple of 16.
+  void (*quantize)(const float* x, int count, float inverse_scale, const Int8Input& input, uint8_t* to);
+  // The same with inverse_row_unit() of the row's largest magnitude. Returns row_unit() of it.
+  float (*quantize_row)(const float* x, int count, const Int8Input& input, uint8_t* to);
   void (*attention)(const Int8AttentionTask& task);
 };
 

@@ -28,6 +28,7 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
     throw std::invalid_argument("int8 layers have multiples of 64 inputs and outputs");
   }
   if (l.stage.mode == OutputMode::kInt16) scale_.assign(l.scale, l.scale + l.out);
+  if (l.row_bias) row_bias_.assign(l.row_bias, l.row_bias + l.out);
   const Int8Format order = input_14bit_ ? kernels.weights14 : format_;
   const int panel = kernels.panel, step = steps_k(order);
   for (int n = 0; n < out_; ++n) {
@@ -45,8 +46,8 @@ Int8Linear::Int8Linear(const Int8Layer& l, const Int8Kernels& kernels)
   }
 }
 
-void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
-                 const Int8Kernels& kernels) {
+void int8_linear(const Int8Linear& l, const void* x, const float* row_unit, int rows, void* y, ptrdiff_t y_stride,
+                 const Workers& workers, const Int8Kernels& kernels) {
   const OutputMode mode = l.stage_.mode;
   const size_t y_size = mode == OutputMode::kInt8 ? 1 : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
   const int task_rows = l.input_14bit_ ? kTaskRows14 : kInt8TaskRows;
@@ -70,6 +71,10 @@ void int8_linear(const Int8Linear& l, const void* x, int rows, void* y, ptrdiff_
     }
     t.multiplier = l.multiplier_.data();
     t.scale = l.scale_.data();
+    if (!l.row_bias_.empty()) {
+      t.row_unit = row_unit + row;
+      t.row_bias = l.row_bias_.data();
+    }
     t.stage = l.stage_;
     t.y = static_cast<uint8_t*>(y) + row * y_stride * static_cast<ptrdiff_t>(y_size);
     t.y_stride = y_stride;

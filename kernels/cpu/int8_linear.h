@@ -18,6 +18,7 @@ struct Int8Layer {
   const float* scale;         // [out] units of the results; for kInt16 only
   OutputStage stage;
   bool input_14bit;           // inputs are 14 bits, else int8
+  const float* row_bias = nullptr;  // [out] where each row of the inputs has its own unit
 };
 
 // The layer in the order in which the kernels read it. Immutable.
@@ -29,24 +30,24 @@ class Int8Linear {
 
   int out() const { return out_; }
   int in() const { return in_; }
-  // Of the inputs.
-  Int8Format format() const { return format_; }
+  Int8Input input() const { return {format_, input_14bit_ ? kInt14Limit : kInt8Limit}; }
 
  private:
-  friend void int8_linear(const Int8Linear&, const void*, int, void*, ptrdiff_t, const Workers&, const Int8Kernels&);
+  friend void int8_linear(const Int8Linear&, const void*, const float*, int, void*, ptrdiff_t, const Workers&,
+                          const Int8Kernels&);
   int out_ = 0, in_ = 0;
   Int8Format format_ = Int8Format::kPairs;
   bool input_14bit_ = false;
   OutputStage stage_;
   AlignedVector<int8_t> panels_;
   AlignedVector<int32_t> start_, multiplier_, weight_sum_;
-  AlignedVector<float> scale_;
+  AlignedVector<float> scale_, row_bias_;
 };
 
-// Applies the layer to `rows` rows of x, [rows][in] in the layer's format. What happens to y is said in Int8GemmTask; its
-// rows are y_stride elements apart. Runs on the process-wide pool as `workers` say; the result is the same for any number of
-// threads and any kernels.
-void int8_linear(const Int8Linear& layer, const void* x, int rows, void* y, ptrdiff_t y_stride, const Workers& workers,
-                 const Int8Kernels& kernels = int8_kernels());
+// Applies the layer to `rows` rows of x, [rows][in] as layer.input() says. row_unit: theirs, where the layer has a row_bias.
+// What happens to y is said in Int8GemmTask; its rows are y_stride elements apart. Runs on the process-wide pool as
+// `workers` say; the result is the same for any number of threads and any kernels.
+void int8_linear(const Int8Linear& layer, const void* x, const float* row_unit, int rows, void* y, ptrdiff_t y_stride,
+                 const Workers& workers, const Int8Kernels& kernels = int8_kernels());
 
 }  // namespace whisperxdna2

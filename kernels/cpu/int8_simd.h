@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -41,10 +42,23 @@ struct I32x1 {
     v += a[0] * w[0] + a[1] * w[1];
   }
 
+  static I32x1 add(I32x1 a, I32x1 b) { return {a.v + b.v}; }
+  static I32x1 bit_and(I32x1 a, I32x1 b) { return {a.v & b.v}; }
+  template <int S>
+  static I32x1 shift_right(I32x1 a) {
+    return {a.v >> S};
+  }
+  template <int S>
+  static I32x1 shift_left(I32x1 a) {
+    return {static_cast<int32_t>(static_cast<uint32_t>(a.v) << S)};
+  }
   static I32x1 output(I32x1 sum, const int32_t* multiplier, const OutputStage& stage) {
     return {whisperxdna2::output(sum.v, 0, static_cast<int16_t>(*multiplier), stage)};
   }
   void add_scaled(const float* scale, float* y) const { *y += dequantize(v, *scale); }
+  void add_scaled(const float* scale, float row_unit, const float* bias, float* y) const {
+    *y += dequantize(v, *scale, row_unit, *bias);
+  }
   void store_int8(int8_t* y) const { *y = static_cast<int8_t>(v); }
   void store_int16(int16_t* y) const { *y = static_cast<int16_t>(v); }
 
@@ -56,16 +70,17 @@ struct I32x1 {
   }
   static int32_t largest(const int32_t* scores, int count) { return *std::max_element(scores, scores + count); }
   void store_f32(float* y) const { *y = static_cast<float>(v); }
-  // The last step of attention: y[i] = quantize(x[i] * factor, scale[i], kInt8Limit)
-  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
-    for (int i = 0; i < count; ++i) y[i] = static_cast<int8_t>(quantize(x[i] * factor, scale[i], kInt8Limit));
+  // The last step of attention: y[i] = x[i] * factor * units[i]
+  static void scale(const float* x, int count, float factor, const float* units, float* y) {
+    for (int i = 0; i < count; ++i) y[i] = x[i] * factor * units[i];
   }
-
-  static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
-    for (int i = 0; i < count; ++i) {
-      const int16_t q = static_cast<int16_t>(quantize(x[i], inverse_scale, kInt8Limit));
-      std::memcpy(to + 2 * i, &q, sizeof q);
-    }
+  static I32x1 quantize(const float* x, float inverse_scale, int limit) {
+    return {whisperxdna2::quantize(*x, inverse_scale, limit)};
+  }
+  static float largest_magnitude(const float* x, int count) {
+    float most = 0;
+    for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(x[i]));
+    return most;
   }
 };
 
@@ -221,6 +236,14 @@ struct I32x8 {
   static I32x8 max(I32x8 a, I32x8 b) { return {_mm256_max_epi32(a.v, b.v)}; }
   static I32x8 abs(I32x8 a) { return {_mm256_abs_epi32(a.v)}; }
   static I32x8 shift_right(I32x8 a, Count s) { return {_mm256_sra_epi32(a.v, s)}; }
+  template <int S>
+  static I32x8 shift_right(I32x8 a) {
+    return {_mm256_srai_epi32(a.v, S)};
+  }
+  template <int S>
+  static I32x8 shift_left(I32x8 a) {
+    return {_mm256_slli_epi32(a.v, S)};
+  }
   // x, its lowest bit cleared where v has none of the mask's bits.
   static I32x8 even_where_zero(I32x8 x, I32x8 v, I32x8 mask) {
     const __m256i zero = _mm256_cmpeq_epi32(_mm256_and_si256(v.v, mask.v), _mm256_setzero_si256());
@@ -243,6 +266,11 @@ struct I32x8 {
   void add_scaled(const float* scale, float* y) const {
     const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(scale));
     _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), scaled));
+  }
+  void add_scaled(const float* scale, float row_unit, const float* bias, float* y) const {
+    const __m256 unscaled = _mm256_cvtepi32_ps(v);
+    const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(unscaled, _mm256_loadu_ps(scale)), _mm256_set1_ps(row_unit));
+    _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), _mm256_add_ps(scaled, _mm256_loadu_ps(bias))));
   }
   void store_int16(int16_t* y) const {
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -279,25 +307,27 @@ struct I32x8 {
     for (int i = 8; i < count; i += 8) most = max(most, load(scores + i));
     return largest_of(most.v);
   }
-  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
-    const __m256 row = _mm256_set1_ps(factor), high = _mm256_set1_ps(kInt8Limit), low = _mm256_set1_ps(-kInt8Limit);
+  static void scale(const float* x, int count, float factor, const float* units, float* y) {
+    const __m256 row = _mm256_set1_ps(factor);
     for (int i = 0; i < count; i += 8) {
-      const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), row), _mm256_loadu_ps(scale + i));
-      I32x8{_mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, high), low))}.store_int8(y + i);
+      _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), row), _mm256_loadu_ps(units + i)));
     }
+  }
+  static I32x8 quantize(const float* x, float inverse_scale, int limit) {
+    const __m256 high = _mm256_set1_ps(static_cast<float>(limit)), low = _mm256_set1_ps(static_cast<float>(-limit));
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse_scale));
+    // minps gives its second operand where one is NaN.
+    return {_mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, high), low))};
+  }
+  static float largest_magnitude(const float* x, int count) {
+    __m256 most = _mm256_setzero_ps();
+    for (int i = 0; i < count; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
   }
   void store_f32(float* y) const { _mm256_storeu_ps(y, _mm256_cvtepi32_ps(v)); }
 
-  static void quantize_pairs(const float* x, int count, float inverse_scale, uint8_t* to) {
-    const __m256 inverse = _mm256_set1_ps(inverse_scale);
-    const __m256 high = _mm256_set1_ps(kInt8Limit), low = _mm256_set1_ps(-kInt8Limit);
-    for (int i = 0; i < count; i += 8) {
-      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse);
-      // minps gives its second operand where one is NaN.
-      const __m256i q = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, high), low));
-      I32x8{q}.store_int16(reinterpret_cast<int16_t*>(to + 2 * i));
-    }
-  }
 };
 #endif
 
@@ -373,12 +403,21 @@ struct I32x16 {
     for (int i = 16; i < count; i += 16) most = max(most, load(scores + i));
     return largest_of(_mm256_max_epi32(_mm512_castsi512_si256(most.v), _mm512_extracti64x4_epi64(most.v, 1)));
   }
-  static void quantize_scaled(const float* x, int count, float factor, const float* scale, int8_t* y) {
-    const __m512 row = _mm512_set1_ps(factor), high = _mm512_set1_ps(kInt8Limit), low = _mm512_set1_ps(-kInt8Limit);
+  static void scale(const float* x, int count, float factor, const float* units, float* y) {
+    const __m512 row = _mm512_set1_ps(factor);
     for (int i = 0; i < count; i += 16) {
-      const __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), row), _mm512_loadu_ps(scale + i));
-      I32x16{_mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, high), low))}.store_int8(y + i);
+      _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), row), _mm512_loadu_ps(units + i)));
     }
+  }
+  static I32x16 quantize(const float* x, float inverse_scale, int limit) {
+    const __m512 high = _mm512_set1_ps(static_cast<float>(limit)), low = _mm512_set1_ps(static_cast<float>(-limit));
+    const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse_scale));
+    return {_mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, high), low))};
+  }
+  static float largest_magnitude(const float* x, int count) {
+    __m512 most = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
+    return _mm512_reduce_max_ps(most);
   }
   void store_f32(float* y) const { _mm512_storeu_ps(y, _mm512_cvtepi32_ps(v)); }
 
@@ -433,6 +472,10 @@ struct I32x16 {
   static I32x16 abs(I32x16 a) { return {_mm512_abs_epi32(a.v)}; }
   static I32x16 shift_right(I32x16 a, Count s) { return {_mm512_srav_epi32(a.v, s)}; }
   template <int S>
+  static I32x16 shift_right(I32x16 a) {
+    return {_mm512_srai_epi32(a.v, S)};
+  }
+  template <int S>
   static I32x16 shift_left(I32x16 a) {
     return {_mm512_slli_epi32(a.v, S)};
   }
@@ -460,6 +503,10 @@ struct I32x16 {
     const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale));
     _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), scaled));
   }
+  void add_scaled(const float* scale, float row_unit, const float* bias, float* y) const {
+    const __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale)), _mm512_set1_ps(row_unit));
+    _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), _mm512_add_ps(scaled, _mm512_loadu_ps(bias))));
+  }
   void store_int16(int16_t* y) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_cvtsepi32_epi16(v));
   }
@@ -467,16 +514,6 @@ struct I32x16 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm512_cvtsepi32_epi8(v));
   }
 
-  static void quantize_quads(const float* x, int count, float inverse_scale, uint8_t* to) {
-    const __m512 inverse = _mm512_set1_ps(inverse_scale);
-    const __m512 high = _mm512_set1_ps(kInt8Limit), low = _mm512_set1_ps(-kInt8Limit);
-    for (int i = 0; i < count; i += 16) {
-      const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), inverse);
-      const __m512i q = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, high), low));
-      const __m128i bytes = _mm512_cvtsepi32_epi8(q);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
-    }
-  }
 };
 #endif
 

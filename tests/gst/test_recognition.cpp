@@ -248,7 +248,7 @@ GST_START_TEST(test_translation_is_english) {
   Run run("filesrc location=" + std::string(g_getenv("WHISPERXDNA2_TEST_DATA")) +
           "/gst/common_voice_ja_24511055.flac ! flacparse ! flacdec ! audioconvert ! audioresample ! whisperxdna2enc "
           "name=enc "
-          "translate=true output-unit=word");
+          "translate=true beam-size=1 output-unit=word");  // with five, even f32 makes no sense of the camp
   run.assert_plays();
   fail_unless(run.raw().find("camp") != std::string::npos, "%s", run.raw().c_str());
   fail_unless(g_str_is_ascii(run.raw().c_str()), "%s", run.raw().c_str());

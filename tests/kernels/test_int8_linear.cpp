@@ -28,17 +28,19 @@ struct Problem {
   std::vector<int32_t> bias;
   std::vector<int16_t> multiplier;
   std::vector<float> scale;
-  std::vector<int16_t> results;  // by definition
+  std::vector<float> row_unit, row_bias;  // or none; int16 results
+  std::vector<int16_t> results;           // by definition
 
   Int8Layer layer() const {
-    return {out, in, weight.data(), bias.data(), multiplier.data(), scale.data(), stage, wide};
+    return {out, in, weight.data(), bias.data(), multiplier.data(), scale.data(), stage, wide,
+            row_bias.empty() ? nullptr : row_bias.data()};
   }
 };
 
 enum class Values { kRandom, kExtreme, kGelu };  // kGelu: nearly all just below zero, few large
 
 Problem make_problem(int rows, int out, int in, bool wide, OutputMode mode, Values values) {
-  Problem p{rows, out, in, wide, {}, {}, {}, {}, {}, {}, {}};
+  Problem p{rows, out, in, wide, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   const int limit = wide ? kInt14Limit : kInt8Limit;
   const bool extreme = values == Values::kExtreme;
   const auto value = [&] {
@@ -56,6 +58,10 @@ Problem make_problem(int rows, int out, int in, bool wide, OutputMode mode, Valu
     p.bias.push_back(static_cast<int32_t>(rng()) >> 14);
     p.multiplier.push_back(static_cast<int16_t>(n % 17 == 0 ? 32767 : random_int(0, 32767)));
     p.scale.push_back(std::ldexp(static_cast<float>(random_int(1, 1 << 20)), -24));
+  }
+  if (mode == OutputMode::kInt16 && rng() % 2) {
+    for (int r = 0; r < rows; ++r) p.row_unit.push_back(std::ldexp(static_cast<float>(random_int(1, 1000)), -5));
+    for (int n = 0; n < out; ++n) p.row_bias.push_back(std::ldexp(static_cast<float>(random_int(-1000, 1000)), -9));
   }
   // About three quarters of the results within the range, the rest saturate; ties are frequent at small shifts.
   const double spread = std::sqrt(static_cast<double>(in)) * limit * 127 / 3;
@@ -80,7 +86,7 @@ std::vector<uint8_t> in_format(const std::vector<int16_t>& x, Int8Format format)
       bytes.push_back(static_cast<uint8_t>(v & 255));
       bytes.push_back(static_cast<uint8_t>((v >> 8) & 255));
     } else {
-      bytes.push_back(static_cast<uint8_t>(v + 128));
+      bytes.push_back(static_cast<uint8_t>(format == Int8Format::kQuads ? v + 128 : v));
     }
   }
   return bytes;
@@ -89,13 +95,13 @@ std::vector<uint8_t> in_format(const std::vector<int16_t>& x, Int8Format format)
 // Results that differ from the definition; those written outside the y that was asked for count too.
 int wrong_results(const Problem& p, const Int8Kernels& kernels, int threads) {
   const Int8Linear linear(p.layer(), kernels);
-  const std::vector<uint8_t> x = in_format(p.x, linear.format());
+  const std::vector<uint8_t> x = in_format(p.x, linear.input().format);
   const int stride = p.out + 8;  // wider than the rows
   int wrong = 0;
   const auto at = [&](int r, int n) { return static_cast<size_t>(r) * stride + n; };
   const auto compare = [&](auto y, int untouched) {
     y.assign(at(p.rows, 0), untouched);
-    int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
+    int8_linear(linear, x.data(), nullptr, p.rows, y.data(), stride, threads, kernels);
     for (int r = 0; r < p.rows; ++r) {
       for (int n = 0; n < stride; ++n) {
         wrong += y[at(r, n)] != (n < p.out ? p.results[static_cast<size_t>(r) * p.out + n] : untouched);
@@ -106,11 +112,15 @@ int wrong_results(const Problem& p, const Int8Kernels& kernels, int threads) {
   if (p.stage.mode == OutputMode::kGelu14) return compare(std::vector<int16_t>(), 4242);
   if (p.stage.mode == OutputMode::kInt8) return compare(std::vector<int8_t>(), 42);
   std::vector<float> y(at(p.rows, 0), 0.3f);
-  int8_linear(linear, x.data(), p.rows, y.data(), stride, threads, kernels);
+  int8_linear(linear, x.data(), p.row_unit.data(), p.rows, y.data(), stride, threads, kernels);
   for (int r = 0; r < p.rows; ++r) {
     for (int n = 0; n < stride; ++n) {
       float expected = 0.3f;
-      if (n < p.out) expected += dequantize(p.results[static_cast<size_t>(r) * p.out + n], p.scale[n]);
+      if (n < p.out) {
+        const int16_t result = p.results[static_cast<size_t>(r) * p.out + n];
+        expected += p.row_bias.empty() ? dequantize(result, p.scale[n])
+                                       : dequantize(result, p.scale[n], p.row_unit[r], p.row_bias[n]);
+      }
       wrong += y[at(r, n)] != expected;
     }
   }
@@ -207,11 +217,48 @@ START_TEST(rows_are_quantized_as_defined) {
   x[64] = 1e30f;
   x[65] = -1e30f;
   x[66] = -0.0f;
-  std::vector<int16_t> expected;
-  for (float v : x) expected.push_back(static_cast<int16_t>(quantize(v, inverse, kInt8Limit)));
-  std::vector<uint8_t> bytes(x.size() * element_size(kernels->format8));
-  kernels->quantize8(x.data(), static_cast<int>(x.size()), inverse, bytes.data());
-  ck_assert(bytes == in_format(expected, kernels->format8));
+  for (const Int8Input& input : {Int8Input{Int8Format::kPairs}, Int8Input{Int8Format::kQuads}, Int8Input{Int8Format::kBytes},
+                                 Int8Input{Int8Format::kPairs, kInt14Limit}}) {
+    std::vector<int16_t> expected;
+    for (float v : x) expected.push_back(static_cast<int16_t>(quantize(v, inverse, input.limit)));
+    std::vector<uint8_t> bytes(x.size() * element_size(input.format));
+    kernels->quantize(x.data(), static_cast<int>(x.size()), inverse, input, bytes.data());
+    ck_assert(bytes == in_format(expected, input.format));
+  }
+  std::vector<uint8_t> planes(2 * x.size());
+  const auto plane = static_cast<ptrdiff_t>(x.size());
+  kernels->quantize(x.data(), static_cast<int>(x.size()), inverse, {Int8Format::kPlanes, kInt14Limit, plane}, planes.data());
+  for (ptrdiff_t i = 0; i < plane; ++i) {
+    const auto value = join14(static_cast<int8_t>(planes[i]), static_cast<int8_t>(planes[plane + i]));
+    ck_assert_int_eq(value, quantize(x[i], inverse, kInt14Limit));
+  }
+}
+END_TEST
+
+START_TEST(rows_are_quantized_by_their_largest_magnitude) {
+  const Int8Kernels* kernels = kernels_of(_i);
+  if (!kernels) return;
+  for (int round = 0; round < 20; ++round) {
+    const int count = 64 * random_int(1, 9);
+    std::vector<float> x(count);
+    const float size = std::ldexp(1.0f, random_int(-40, 20));
+    for (float& v : x) v = size * static_cast<float>(random_int(-20000, 20000));
+    if (round == 0) std::fill(x.begin(), x.end(), 0.0f);
+    if (round == 1) std::fill(x.begin(), x.end(), 1e-31f);
+    if (round == 2) x[random_int(0, count - 1)] = -1e6f * size;
+    float largest = 0;
+    for (float v : x) largest = std::max(largest, std::fabs(v));
+    for (const Int8Input& input : {Int8Input{Int8Format::kBytes}, Int8Input{kernels->format8},
+                                   Int8Input{Int8Format::kPairs, kInt14Limit}}) {
+      std::vector<int16_t> expected;
+      for (float v : x) {
+        expected.push_back(static_cast<int16_t>(quantize(v, inverse_row_unit(largest, input.limit), input.limit)));
+      }
+      std::vector<uint8_t> have(count * element_size(input.format));
+      ck_assert(kernels->quantize_row(x.data(), count, input, have.data()) == row_unit(largest, input.limit));
+      ck_assert(have == in_format(expected, input.format));
+    }
+  }
 }
 END_TEST
 
@@ -240,6 +287,7 @@ int main() {
   tcase_add_loop_test(tests, several_tasks_and_any_number_of_threads_give_the_same, 0, kSets);
   tcase_add_loop_test(tests, shifts_at_their_limits_equal_the_definition, 0, kSets);
   tcase_add_loop_test(tests, rows_are_quantized_as_defined, 0, kSets);
+  tcase_add_loop_test(tests, rows_are_quantized_by_their_largest_magnitude, 0, kSets);
   tcase_add_test(tests, widths_that_are_no_multiple_of_64_are_refused);
   SRunner* runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

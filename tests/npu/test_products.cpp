@@ -30,7 +30,7 @@ struct Problem {
     const auto within = [&](int limit) {
       return static_cast<int>(random() % static_cast<unsigned>(2 * limit + 1)) - limit;
     };
-    const bool wide = p.name == "fc2";
+    const bool wide = p.input_planes == 2;
     weight.resize(static_cast<size_t>(p.in) * p.out);
     x.resize(static_cast<size_t>(rows) * p.in);
     for (auto& v : weight) v = static_cast<int8_t>(within(127));
@@ -126,13 +126,13 @@ constexpr int kWidths[] = {384, 512, 768};  // of tiny, base, small
 constexpr int kRows[] = {512, 1500, 100};
 constexpr int kCases = 3 * 4;
 
-
-// Three lengths in whole products, one in chunks.
+// Three lengths in whole products, one of them with attention of 14 bits; one in chunks.
 void compare(const overlay::Variant& variant, int test_case) {
   const int d_model = kWidths[test_case / 4], length = test_case % 4;
   const PlanKind kind = length < 3 ? PlanKind::kWhole : PlanKind::kChunked;
   const int rows = kRows[length % 3];
-  const LayerPlan plan = plan_layer(variant, d_model, 4 * d_model, rows, kind);
+  const bool wide = length == 2;
+  const LayerPlan plan = plan_layer(variant, d_model, 4 * d_model, rows, kind, wide);
   Array array;
   assert_text(array.load(std::string("overlay=") + variant.name + "\n"), "");
   const struct {

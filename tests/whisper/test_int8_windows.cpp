@@ -2,6 +2,7 @@
 // every set of kernels, and its features the same with any number of threads; those of the other encoders, too, on some
 // of them.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -62,7 +63,8 @@ struct Product {
   explicit Product(const QuantizedLinear& linear) : l(linear) {
     for (const Isa isa : kIsas) {
       packed.push_back(has_isa(isa) ? Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(),
-                                                  l.scale.data(), l.stage, l.input_14bit},
+                                                  l.scale.data(), l.stage, l.input_14bit,
+                                                  l.row_bias.empty() ? nullptr : l.row_bias.data()},
                                                  int8_kernels(isa))
                                     : Int8Linear());
     }
@@ -73,13 +75,18 @@ struct Product {
     return mode == OutputMode::kInt8 ? sizeof(int8_t) : mode == OutputMode::kGelu14 ? sizeof(int16_t) : sizeof(float);
   }
 
+  // A row's unit, where rows have some.
+  static float unit_of(int16_t first_input) { return 0.01f * static_cast<float>(200 + first_input); }
+
   // The results of x [rows][in] as they are in memory: bytes, f32, or 14 bits.
   std::vector<uint8_t> results(int set, const std::vector<int16_t>& x, int threads) const {
     const Int8Linear& linear = packed[set];
     const int rows = static_cast<int>(x.size()) / l.in;
-    const std::vector<uint8_t> in = in_format(x, linear.format());
+    const std::vector<uint8_t> in = in_format(x, linear.input().format);
     std::vector<uint8_t> out(static_cast<size_t>(rows) * l.out * result_size());
-    int8_linear(linear, in.data(), rows, out.data(), l.out, threads, int8_kernels(kIsas[set]));
+    std::vector<float> units;
+    for (int r = 0; r < rows; ++r) units.push_back(unit_of(x[static_cast<size_t>(r) * l.in]));
+    int8_linear(linear, in.data(), units.data(), rows, out.data(), l.out, threads, int8_kernels(kIsas[set]));
     return out;
   }
 
@@ -99,7 +106,8 @@ struct Product {
             append(static_cast<int8_t>(y));
             break;
           case OutputMode::kInt16:
-            append(dequantize(y, l.scale[n]));
+            append(l.row_bias.empty() ? dequantize(y, l.scale[n])
+                                      : dequantize(y, l.scale[n], unit_of(x[row]), l.row_bias[n]));
             break;
           case OutputMode::kGelu14:
             append(y);
@@ -145,36 +153,40 @@ struct Product {
 };
 
 // A layer's attention in every set of kernels. qkv: the results of its first product. Returns the inputs of the next.
-std::vector<int16_t> compare_attention(const QuantizedAttention& a, const std::vector<uint8_t>& qkv) {
-  const int d = static_cast<int>(a.result_scale.size());
-  std::vector<uint8_t> want;
+std::vector<int16_t> compare_attention(const QuantizedLayer& l, const std::vector<uint8_t>& qkv) {
+  const int d = l.out.in;
+  const Int8Input input{Int8Format::kPairs, l.out.input_14bit ? kInt14Limit : kInt8Limit};
+  std::vector<int16_t> want;
+  std::vector<float> want_units;
   for (const Isa isa : kIsas) {
     if (!has_isa(isa)) continue;
-    std::vector<uint8_t> have(static_cast<size_t>(kRows) * d);
+    std::vector<int16_t> have(static_cast<size_t>(kRows) * d);
+    std::vector<float> units(kRows);
     Int8AttentionScratch scratch;
     int8_attention(reinterpret_cast<const int8_t*>(qkv.data()), 3 * d, kRows, d / kHeadWidth,
-                   {a.score_unit.data(), a.result_scale.data()}, have.data(), d, Int8Format::kBytes, &scratch, 2,
-                   int8_kernels(isa));
-    if (want.empty()) want = have;
-    ck_assert_msg(have == want, "%s", isa_name(isa));
+                   {l.attention.score_unit.data(), l.attention.value_unit.data()},
+                   {reinterpret_cast<uint8_t*>(have.data()), 2 * d, input, units.data()}, &scratch, 2, int8_kernels(isa));
+    if (want.empty()) {
+      want = have;
+      want_units = units;
+    }
+    ck_assert_msg(have == want && units == want_units, "%s", isa_name(isa));
   }
-  std::vector<int16_t> results;
-  for (const uint8_t byte : want) results.push_back(static_cast<int8_t>(byte));
-  return results;
+  return want;
 }
 
-// The int8 inputs of a layer by definition, which every set of kernels has to agree with.
+// The inputs of qkv or fc1 by definition, which every set of kernels has to agree with.
 std::vector<int16_t> quantized(const float* values, size_t count, const QuantizedLinear& l) {
+  const int limit = l.input_14bit ? kInt14Limit : kInt8Limit;
   std::vector<int16_t> x(count);
-  for (size_t i = 0; i < count; ++i) {
-    x[i] = static_cast<int16_t>(quantize(values[i], l.inverse_input_scale, kInt8Limit));
-  }
+  for (size_t i = 0; i < count; ++i) x[i] = static_cast<int16_t>(quantize(values[i], l.inverse_input_scale, limit));
   for (const Isa isa : kIsas) {
     if (!has_isa(isa)) continue;
     const Int8Kernels& kernels = int8_kernels(isa);
-    std::vector<uint8_t> have(count * element_size(kernels.format8));
-    kernels.quantize8(values, static_cast<int>(count), l.inverse_input_scale, have.data());
-    ck_assert_msg(have == in_format(x, kernels.format8), "%s", isa_name(isa));
+    const Int8Format format = l.input_14bit ? Int8Format::kPairs : kernels.format8;
+    std::vector<uint8_t> have(count * element_size(format));
+    kernels.quantize(values, static_cast<int>(count), l.inverse_input_scale, {format, limit}, have.data());
+    ck_assert_msg(have == in_format(x, format), "%s", isa_name(isa));
   }
   return x;
 }
@@ -186,11 +198,10 @@ START_TEST(integers_from_real_activations_are_the_same_in_every_set_of_kernels) 
   const QuantizedEncoder encoder = quantized_encoder(model, 2);
   struct Layer {
     Product qkv, out, fc1, fc2;
-    const QuantizedAttention& attention;
   };
   std::vector<Layer> layers;
   for (const QuantizedLayer& l : encoder.layers) {
-    layers.push_back({Product(l.qkv), Product(l.out), Product(l.fc1), Product(l.fc2), l.attention});
+    layers.push_back({Product(l.qkv), Product(l.out), Product(l.fc1), Product(l.fc2)});
   }
   EncoderSchedule schedule(packed_encoder(model), 2);
   std::vector<float> features(static_cast<size_t>(kRows) * model->dims.d_model);
@@ -204,7 +215,7 @@ START_TEST(integers_from_real_activations_are_the_same_in_every_set_of_kernels) 
                    };
                    if (activation == Activation::kQkvInput) {
                      const Layer& l = layers[layer];
-                     l.out.compare(compare_attention(l.attention, first(l.qkv)));
+                     l.out.compare(compare_attention(encoder.layers[layer], first(l.qkv)));
                      ++compared;
                    } else if (activation == Activation::kFc1Input) {
                      const std::vector<uint8_t> results = first(layers[layer].fc1);
