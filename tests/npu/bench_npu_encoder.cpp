@@ -121,7 +121,7 @@ struct Profile {
   double in_commands() const { return sum({"npu qkv", "npu out", "npu fc1, GELU", "npu fc2"}); }
   // Submitting, and noticing the end: all but the device's time.
   double dispatching() const { return std::max(0.0, in_commands() - device_ms); }
-  double rows() const { return sum({"npu quantize", "npu add, norm"}); }
+  double rows() const { return sum({"npu add, norm"}); }
   double overhead() const { return sum({"npu sync"}) + dispatching() + rows(); }
   double host() const { return overhead() + sum({"stem", "layer norm", "attention"}); }
 };
@@ -154,9 +154,8 @@ Profile print_overhead(Windows& windows) {
   set("inline=0");
   printf("### Host time of a window, instant device\n\n| | ms |\n|---|---|\n");
   printf(
-      "| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| attention's results quantized | %.2f |\n"
-      "| results added, normalized, quantized | %.2f |\n",
-      p.sum({"npu sync"}), p.dispatching(), p.sum({"npu quantize"}), p.sum({"npu add, norm"}));
+      "| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| results added, normalized, quantized | %.2f |\n",
+      p.sum({"npu sync"}), p.dispatching(), p.rows());
   printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs,
          verdict(p.overhead() <= kMostOverheadMs), p.overhead());
   printf("| stem | %.2f |\n| first and last layer norm | %.2f |\n| attention | %.2f |\n", p.sum({"stem"}),
@@ -170,7 +169,7 @@ void print_beside_prototype(Windows& windows) {
   set("cost=120,0.138");
   const Profile p = best_profile(windows);
   const double layers = kLayers;
-  const double attention = p.sum({"npu qkv", "attention", "npu quantize", "npu out"}) / layers;
+  const double attention = p.sum({"npu qkv", "attention", "npu out"}) / layers;
   const double feed_forward = p.sum({"npu fc1, GELU", "npu fc2"}) / layers;
   const double both = p.sum({"npu sync", "npu add, norm", "layer norm"}) / layers;
   printf("### Beside the prototype, the device at its predicted speed\n\n");
@@ -228,7 +227,7 @@ double ideal_ms(const Profile& p, double device_ms) {
   const double between = (p.sum({"npu add, norm"}) / 2 + p.sum({"npu sync"}) * 2 / 3) / kLayers / 2;
   std::vector<double> host = {p.sum({"stem", "layer norm"})};  // before qkv, out, and fc1 with fc2, of each layer
   for (int layer = 0; layer < kLayers; ++layer) {
-    host.push_back(p.sum({"attention", "npu quantize"}) / kLayers + p.sum({"npu sync"}) / kLayers / 3);
+    host.push_back(p.sum({"attention"}) / kLayers + p.sum({"npu sync"}) / kLayers / 3);
     host.push_back(between);
     host.push_back(between);
   }
@@ -417,11 +416,17 @@ void print_dispatches(const std::shared_ptr<const Model>& model, double host_ms)
   for (const npu::GemmShape& s : shapes) predicted += npu::kGemm8Cost.predict(s.macs());
   line("prototype's", shapes.size() * kLayers, predicted * kLayers * 1e-3, run_prototype(), " (device time only)");
   for (auto kind = std::rbegin(npu::kPlanKinds); kind != std::rend(npu::kPlanKinds); ++kind) {
-    const auto plan = npu::plan_layer(variant, kWidth, 4 * kWidth, kPositions, *kind);
+    size_t dispatches = 0;
+    double predicted_us = 0;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const auto plan =
+          npu::plan_layer(variant, kWidth, 4 * kWidth, kPositions, *kind, attention_is_14bit(layer));
+      dispatches += static_cast<size_t>(plan.dispatches());
+      predicted_us += plan.predicted_us();
+    }
     Windows windows(model, *kind);
     Profile best = best_profile(windows);
-    line(npu::name_of(*kind), static_cast<size_t>(plan.dispatches()) * kLayers, plan.predicted_us() * kLayers * 1e-3,
-         best.in_commands(), "");
+    line(npu::name_of(*kind), dispatches, predicted_us * 1e-3, best.in_commands(), "");
   }
   printf("\nHost time for all: %.1f ms. 400x needs %.1f ms for the slower of device and host.\n\n", host_ms,
          kWindowMs / 400);
