@@ -30,6 +30,7 @@
 #include "npu/gemm_plan.h"
 #include "npu/npu_encoder.h"
 #include "tests/device/control.h"
+#include "whisper/quantized_encoder.h"
 
 using namespace whisperxdna2;
 using npu::PlanKind;
