@@ -55,7 +55,12 @@ std::shared_ptr<PackedEncoder> pack_frame(const Model& m) {
   return p;
 }
 
-void pack_stem(const Model& m, PackedEncoder* p) {
+void pack_stem(const Model& m, bool bf16, PackedEncoder* p) {
+  if (bf16) {
+    p->bf16_conv1 = pack_convolution<BF16Linear>(m.conv1_weight, m.conv1_bias);
+    p->bf16_conv2 = pack_convolution<BF16Linear>(m.conv2_weight, m.conv2_bias);
+    return;
+  }
   p->conv1 = pack_convolution<PackedLinear>(m.conv1_weight, m.conv1_bias);
   p->conv2 = pack_convolution<PackedLinear>(m.conv2_weight, m.conv2_bias);
 }
@@ -75,15 +80,14 @@ void pack_layers(const Model& m, std::vector<Packed>* layers) {
 
 std::shared_ptr<const PackedEncoder> pack_f32(const Model& m) {
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
-  pack_stem(m, p.get());
+  pack_stem(m, false, p.get());
   pack_layers<PackedLayer, PackedLinear>(m, &p->layers);
   return p;
 }
 
 std::shared_ptr<const PackedEncoder> pack_bf16(const Model& m) {
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
-  p->bf16_conv1 = pack_convolution<BF16Linear>(m.conv1_weight, m.conv1_bias);
-  p->bf16_conv2 = pack_convolution<BF16Linear>(m.conv2_weight, m.conv2_bias);
+  pack_stem(m, true, p.get());
   pack_layers<PackedBF16Layer, BF16Linear>(m, &p->bf16_layers);
   return p;
 }
@@ -95,7 +99,7 @@ Int8Linear pack(const QuantizedLinear& l) {
 
 std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::function<void(const TakeLayer&)>& make) {
   const std::shared_ptr<PackedEncoder> p = pack_frame(m);
-  pack_stem(m, p.get());
+  pack_stem(m, has_bf16_products(), p.get());
   p->int8_layers.resize(m.dims.n_encoder_layers);
   make([&](int i, QuantizedLayer& l) {
     PackedInt8Layer& packed = p->int8_layers[i];
@@ -162,7 +166,7 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
     if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
 
-  bf16 ? bf16_stem(mel, positions, workers) : stem(mel, positions, workers);
+  w_->bf16_conv1.out() > 0 ? bf16_stem(mel, positions, workers) : stem(mel, positions, workers);
   show(Activation::kStem, -1, x_);
   for (int i = 0; i < w_->dims.n_encoder_layers && !abandoned; ++i) {
     const ProfileLayer profiled(i);
