@@ -558,6 +558,7 @@ class LivePolicy : public CaptionPolicy {
                                             // pause all speech is
   static constexpr double kSeam = 0.5;      // what the window begun then hears so soon may be words before it again,
   static constexpr size_t kLongestSeam = 5;  // so many
+  static constexpr double kNoTime = 0.03;   // nothing is said within less
   static constexpr double kForget = 2.0;    // silence after which what was said before is no context
   static constexpr double kBreath = 0.2;    // silence that may become a pause; a decode waits for that,
   static constexpr double kPatience = 0.4;  // this long
@@ -616,7 +617,7 @@ class LivePolicy : public CaptionPolicy {
     return keep;
   }
 
-  // Takes away what is heard again of the words before it: by a window that was begun afresh, or in doubt and in no time.
+  // Takes away what is heard again of the words before it: by a window that was begun afresh, or in doubt or no time.
   // Returns where that ended, or 0.
   int64_t drop_repeated(std::vector<Word>* words) const {
     const bool afresh = committed_.empty();
@@ -628,8 +629,9 @@ class LivePolicy : public CaptionPolicy {
       const bool same = std::equal(again.begin(), again.end(), before.end() - n, [](const Word& a, const Word& b) {
         return folded(a.text) == folded(b.text);
       });
+      const bool doubtful = is_unsure(again) || again.back().end - again.front().start < kNoTime;
       // More of the same may be a loop.
-      if (same && (end > 0 ? is_hasty(again) : afresh || (is_unsure(again) && is_hasty(again)))) {
+      if (same && (end > 0 ? is_hasty(again) : afresh || (doubtful && is_hasty(again)))) {
         end = on_grid(samples(again.back().end));
         words->erase(words->begin(), words->begin() + n);
         n = std::min(n, words->size());

@@ -418,7 +418,7 @@ struct Unreliable {
       for (size_t i = 0; i < count; ++i) {
         Word again = honest.script.words[prefix[prefix.size() - 1 - i]];
         again.start = again.end = end;
-        again.probability = 0.3f;
+        again.probability = chance(honest.random) < 0.5 ? 0.3f : 0.8f;
         r.words.insert(r.words.begin(), again);
       }
     }
