@@ -86,10 +86,10 @@ enum class OutputMode : int32_t {
   kGelu14 = 2,  // fc1: the input of fc2
 };
 
-// erf-GELU(x) = relu(x) - q(|x|), where q(a) = a Phi(-a) is even, at most 0.17 and gone beyond 4. Only q is tabulated, in
-// 64 segments of 1/16, so that a layer with a wide range does not starve the bend of resolution. Entry i is
-// round(2^16 q(i / 16)); a segment's slope is the next entry less this one (-527..1946). The table is the same for every
-// layer; the layer's unit enters by the scalars below. Its error is below 4.5e-4.
+// erf-GELU(x) = relu(x) - q(|x|), where q(a) = a Phi(-a) is even, at most 0.17 and gone beyond 4. Only q is tabulated,
+// in 64 segments of 1/16, so that a layer with a wide range does not starve the bend of resolution. Entry i is
+// round(2^16 q(i / 16)); a segment's slope is the next entry less this one (-527..1946). The table is the same for
+// every layer; the layer's unit enters by the scalars below. Its error is below 4.5e-4.
 constexpr int kGeluSegments = 64;
 constexpr int16_t kGeluTable[kGeluSegments + 1] = {
     0, 1946, 3689, 5230, 6575, 7728, 8696, 9487, 10110, 10576, 10895, 11079, 11139, 11089, 10940, 10706, 10398,
@@ -98,14 +98,14 @@ constexpr int16_t kGeluTable[kGeluSegments + 1] = {
     43, 34, 27, 22, 17, 14, 11, 8};
 
 struct GeluScale {
-  // su is the unit of the GELU's input y: |y| c / 2^s is the position in the table in units of 2^-13, so c / 2^s = 8192 su;
-  // q16 d / 2^t is q in units of su, so d / 2^t = 1 / (65536 su). The output's unit is su 2^out_shift.
-  // c and d in 0..32767, s in 0..30, t in 0..14, t + out_shift in 0..30.
+  // su is the unit of the GELU's input y: |y| c / 2^s is the position in the table in units of 2^-13, so c / 2^s = 8192
+  // su; q16 d / 2^t is q in units of su, so d / 2^t = 1 / (65536 su). The output's unit is su 2^out_shift. c and d in
+  // 0..32767, s in 0..30, t in 0..14, t + out_shift in 0..30.
   int32_t c = 0, s = 0, d = 0, t = 0, out_shift = 0;
 };
 
-// Bounds: |y| c <= 32767^2 < 2^30; (entry << 9) + slope * 511 < 11139 * 512 + 1946 * 511 < 2^23; relu(y) << t < 2^29 and
-// q16 d <= 11139 * 32767 < 2^29, so their difference is below 2^30.
+// Bounds: |y| c <= 32767^2 < 2^30; (entry << 9) + slope * 511 < 11139 * 512 + 1946 * 511 < 2^23; relu(y) << t < 2^29
+// and q16 d <= 11139 * 32767 < 2^29, so their difference is below 2^30.
 constexpr int16_t gelu_14bit(int16_t y, const GeluScale& g) {
   const int32_t u = y < -INT16_MAX ? -INT16_MAX : y;
   const int32_t magnitude = u < 0 ? -u : u;
@@ -137,7 +137,8 @@ constexpr int16_t output(int32_t sum, int32_t bias, int16_t multiplier, const Ou
 //
 // Scores are exact: sums of 64 products of int8 numbers, at most 2^20. A key's weight is
 //
-//   p = 2^-t in units of 2^-15, t = (largest score - score) * unit * log2(e) in units of 2^-11, at most 32 less one unit
+//   p = 2^-t in units of 2^-15
+//   t = (largest score - score) * unit * log2(e) in units of 2^-11, at most 32 less one unit
 //
 // and a query's result sum_j p[j] v[j] / sum_j p[j]. So that no sum overflows, keys are added up in blocks of
 // kAttentionBlock: 512 * 32767 * 128 < 2^31; what remains is f32, in the order of the blocks.
@@ -147,8 +148,9 @@ constexpr int kAttentionBlock = 512;
 constexpr float kStepsPerNeper = 2954.6395f;  // 2^11 log2(e)
 constexpr float kMostSteps = 65535.0f;
 
-// 2^-x is 65534 - x (c1 - x (c2 - x c3)), x in units of 2^-16, each product's upper 16 bits taken. Of all integers these
-// have the least relative error, 2.9e-4, if the largest result is to be 65534, of which half is the largest int16.
+// 2^-x is 65534 - x (c1 - x (c2 - x c3)), x in units of 2^-16, each product's upper 16 bits taken. Of all integers
+// these have the least relative error, 2.9e-4, if the largest result is to be 65534, of which half is the largest
+// int16.
 constexpr int kExpC1 = 45198, kExpC2 = 14751, kExpC3 = 2312, kExpOne = 65534;
 
 // difference: 0..2^30; steps_per_unit: kStepsPerNeper times the scores' unit, rounded to f32.
@@ -162,8 +164,8 @@ inline int16_t attention_weight(int32_t difference, float steps_per_unit) {
 
 // ---- Between f32 and integers
 
-// x / scale rounded half to even (the processor's default mode), clamped to +-limit: what is out of the calibrated range
-// saturates, and NaN becomes +limit. inverse_scale is 1 / scale, rounded once to f32.
+// x / scale rounded half to even (the processor's default mode), clamped to +-limit: what is out of the calibrated
+// range saturates, and NaN becomes +limit. inverse_scale is 1 / scale, rounded once to f32.
 inline int32_t quantize(float x, float inverse_scale, int limit) {
   const float high = static_cast<float>(limit);
   float v = x * inverse_scale;
@@ -177,7 +179,9 @@ inline float dequantize(int32_t q, float scale) { return static_cast<float>(q) *
 // The inputs of a layer may have a unit for each row, in which the row's largest magnitude is the limit. Rows next to
 // nothing become zeros. The layer then adds its bias in f32; each product and the sum is rounded.
 constexpr float kLeastMagnitude = 1e-30f;
-inline float row_unit(float largest, int limit) { return largest > kLeastMagnitude ? largest / static_cast<float>(limit) : 0.0f; }
+inline float row_unit(float largest, int limit) {
+  return largest > kLeastMagnitude ? largest / static_cast<float>(limit) : 0.0f;
+}
 inline float inverse_row_unit(float largest, int limit) {
   return largest > kLeastMagnitude ? static_cast<float>(limit) / largest : 0.0f;
 }

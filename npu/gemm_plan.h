@@ -97,8 +97,8 @@ struct PlannedProduct {
   std::vector<Dispatch> dispatches;  // none for fc2 of kChained: fc1's dispatch does it
 };
 
-// One for all layers with inputs of the same width: their weights differ, not their streams. Arguments of the dispatches: A, W, C as in
-// GemmArguments; in kChained argument 2 holds the hidden values and argument 3 fc2's results.
+// One for all layers with inputs of the same width: their weights differ, not their streams. Arguments of the
+// dispatches: A, W, C as in GemmArguments; in kChained argument 2 holds the hidden values and argument 3 fc2's results.
 struct LayerPlan {
   PlanKind kind = PlanKind::kWhole;
   std::string overlay_name;
@@ -111,8 +111,8 @@ struct LayerPlan {
   std::string describe() const;  // a table for people
 };
 
-// d_model, d_ff: multiples of 64. rows >= 1. wide_attention: the inputs of qkv and out have 14 bits, in two planes. Throws
-// Error(kUnsupported) for dimensions beyond the overlay's limits.
+// d_model, d_ff: multiples of 64. rows >= 1. wide_attention: the inputs of qkv and out have 14 bits, in two planes.
+// Throws Error(kUnsupported) for dimensions beyond the overlay's limits.
 LayerPlan plan_layer(const overlay::Variant& variant, int d_model, int d_ff, int rows, PlanKind kind,
                      bool wide_attention = false);
 // The one of them that is predicted to be the fastest.

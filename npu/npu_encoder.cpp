@@ -322,8 +322,8 @@ class NpuSchedule : public EncoderSchedule {
     f32_kernels().layer_norm(stream(row), 1, d, n.gain.data(), n.bias.data(), normed.data());
     int8_kernels().quantize(normed.data(), d, inverse_scale, input_of(next), input(next, row));
   }
-  // The end of a half, which adds its results to the row of the residual stream, and the begin of the next one, while the
-  // row is in the first cache.
+  // The end of a half, which adds its results to the row of the residual stream, and the begin of the next one, while
+  // the row is in the first cache.
   template <class Add>
   void add_and_norm(const Add& add, const PackedNorm& n, float inverse_scale, const PlannedProduct& next, int positions,
                     const Workers& workers) {

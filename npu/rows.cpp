@@ -21,7 +21,8 @@ void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, int n, flo
   for (int i = 0; i < n; i += 8) add(scaled(hi + i, lo + i, scale + i), x + i);
 }
 
-void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, float row_unit, const float* bias, int n, float* x) {
+void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, float row_unit, const float* bias, int n,
+             float* x) {
   const __m256 unit = _mm256_set1_ps(row_unit);
   for (int i = 0; i < n; i += 8) {
     const __m256 product = _mm256_mul_ps(scaled(hi + i, lo + i, scale + i), unit);

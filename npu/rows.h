@@ -9,6 +9,7 @@ namespace whisperxdna2::npu {
 // x[i] += scale[i] * join16(hi[i], lo[i]), product and sum each rounded
 void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, int n, float* x);
 // x[i] += dequantize(join16(hi[i], lo[i]), scale[i], row_unit, bias[i])
-void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, float row_unit, const float* bias, int n, float* x);
+void add_row(const int8_t* hi, const uint8_t* lo, const float* scale, float row_unit, const float* bias, int n,
+             float* x);
 
 }  // namespace whisperxdna2::npu

@@ -38,7 +38,8 @@ bool ends_with_any(std::string_view text, const std::vector<std::string_view>& e
 
 // Text without closing quotes and brackets, which may follow the mark that ends a sentence.
 std::string_view without_closers(std::string_view text) {
-  static const std::vector<std::string_view> closers = {"\"", "'", ")", "]", "\u201d", "\u2019", "\u00bb", "\u300d", "\u300f"};
+  static const std::vector<std::string_view> closers = {"\"",     "'",      ")",      "]",     "\u201d",
+                                                        "\u2019", "\u00bb", "\u300d", "\u300f"};
   for (bool found = true; found;) {
     found = false;
     for (std::string_view c : closers) {
@@ -53,8 +54,9 @@ std::string_view without_closers(std::string_view text) {
 
 bool ends_sentence(std::string_view word) {
   static const std::vector<std::string_view> marks = {".", "?", "!", "\u2026", "\u3002", "\uff01", "\uff1f"};
-  static const std::vector<std::string_view> abbreviations = {"Mr.", "Mrs.", "Ms.", "Dr.", "St.", "Prof.", "Jr.", "Sr.",
-                                                              "vs.", "etc.", "e.g.", "i.e.", "No.", "z.B.", "Sra.", "Mme."};
+  static const std::vector<std::string_view> abbreviations = {"Mr.", "Mrs.", "Ms.",  "Dr.",  "St.",  "Prof.",
+                                                              "Jr.", "Sr.",  "vs.",  "etc.", "e.g.", "i.e.",
+                                                              "No.", "z.B.", "Sra.", "Mme."};
   word = without_closers(word);
   if (!ends_with_any(word, marks)) return false;
   if (std::find(abbreviations.begin(), abbreviations.end(), word) != abbreviations.end()) return false;
@@ -78,9 +80,9 @@ std::string folded(const std::string& text) {
 
 // Whether there is nothing to read but punctuation.
 bool marks_only(const std::string& text) {
-  static const std::vector<std::string_view> marks = {"\u3002", "\u3001", "\uff0c", "\uff0e", "\uff01", "\uff1f", "\u2026",
-                                                      "\u2014", "\u2013", "\u201c", "\u201d", "\u2018", "\u2019", "\u00ab",
-                                                      "\u00bb", "\u00bf", "\u00a1", "\u300c", "\u300d", "\u266a"};
+  static const std::vector<std::string_view> marks = {
+      "\u3002", "\u3001", "\uff0c", "\uff0e", "\uff01", "\uff1f", "\u2026", "\u2014", "\u2013", "\u201c",
+      "\u201d", "\u2018", "\u2019", "\u00ab", "\u00bb", "\u00bf", "\u00a1", "\u300c", "\u300d", "\u266a"};
   const std::string rest = folded(text);
   for (std::string_view at = rest; !at.empty();) {
     const auto mark = std::find_if(marks.begin(), marks.end(),
@@ -184,8 +186,8 @@ bool continue_speech(const std::vector<Word>& words, const std::vector<Word>& be
   return !words.empty() && !before.empty() && words.front().start - before.back().end < kSoon;
 }
 
-// The constants were found on real speech with the base model; each says what it does. Lengths that depend on the window
-// are scaled with it below 10.24 s.
+// The constants were found on real speech with the base model; each says what it does. Lengths that depend on the
+// window are scaled with it below 10.24 s.
 class ShortWindowPolicy : public CaptionPolicy {
  public:
   explicit ShortWindowPolicy(int positions)
@@ -506,8 +508,8 @@ class LivePolicy : public CaptionPolicy {
       return d;
     }
     if (r.words.empty() && !complete) {
-      // What was heard before stands, until something else is heard or its time is up. Where nothing was, nothing more is
-      // expected from what would be too late.
+      // What was heard before stands, until something else is heard or its time is up. Where nothing was, nothing more
+      // is expected from what would be too late.
       const auto waiting = std::find_if(hypothesis_.begin(), hypothesis_.end(),
                                         [&](const Word& w) { return w.end > due(window.end() / kRate); });
       d.forced += static_cast<int>(waiting - hypothesis_.begin());
@@ -525,7 +527,8 @@ class LivePolicy : public CaptionPolicy {
     const bool loop = is_loop(r, &first_copy_end);
     d.retried = loop;
     if (loop) r.words.resize(first_copy_end);
-    const size_t keep = window.last ? r.words.size() : settled_words(r.words, window.end() / kRate, complete, loop, &d.forced);
+    const size_t keep =
+        window.last ? r.words.size() : settled_words(r.words, window.end() / kRate, complete, loop, &d.forced);
     commit({r.words.begin(), r.words.begin() + keep});
     d.words.insert(d.words.end(), r.words.begin(), r.words.begin() + keep);
     hypothesis_.assign(r.words.begin() + keep, r.words.end());
@@ -684,7 +687,9 @@ class LongWindowPolicy : public CaptionPolicy {
   std::optional<AudioWindow> plan(int64_t available, bool ended, const Signal& signal) override {
     if (busy_) return std::nullopt;
     const int64_t rest = available - seek_;
-    if (ended ? rest < samples(kTooShort) && (seek_ > 0 || rest <= 0) : rest < kWindow + kLookahead) return std::nullopt;
+    if (ended ? rest < samples(kTooShort) && (seek_ > 0 || rest <= 0) : rest < kWindow + kLookahead) {
+      return std::nullopt;
+    }
     busy_ = true;
     AudioWindow w;
     w.first = seek_;
@@ -764,8 +769,8 @@ size_t columns(std::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
     if ((c & 0xC0) == 0x80) continue;
-    // Three bytes from U+1100 on (E1 84 80), but not the letters up to U+2E7F that lie between Jamo and the CJK radicals;
-    // four bytes: ideographs beyond the basic plane (F0 A0 and on).
+    // Three bytes from U+1100 on (E1 84 80), but not the letters up to U+2E7F that lie between Jamo and the CJK
+    // radicals; four bytes: ideographs beyond the basic plane (F0 A0 and on).
     const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
     const bool jamo = c == 0xE1 && next >= 0x84 && next <= 0x85;
     const bool wide = jamo || (c == 0xE2 && next >= 0xBA) || (c >= 0xE3 && c <= 0xED) || (c == 0xEF && next >= 0xBC) ||
@@ -775,7 +780,9 @@ size_t columns(std::string_view text) {
   return count;
 }
 
-size_t shown_columns(const Word& word, bool first) { return columns(word.text) + (word.space_before && !first ? 1 : 0); }
+size_t shown_columns(const Word& word, bool first) {
+  return columns(word.text) + (word.space_before && !first ? 1 : 0);
+}
 
 // Whether the words fit two lines.
 bool fits(const std::vector<Word>& words) {
@@ -792,8 +799,8 @@ bool fits(const std::vector<Word>& words) {
   return lines <= 2;
 }
 
-// How many of the words to show before the rest: up to the last clause in the second half, or the last word, that leaves
-// a caption worth reading.
+// How many of the words to show before the rest: up to the last clause in the second half, or the last word, that
+// leaves a caption worth reading.
 size_t words_to_part(const std::vector<Word>& words, bool spaced) {
   size_t rest = 0, last = 0;
   for (size_t count = words.size() - 1; count > words.size() / 2; --count) {

@@ -15,8 +15,8 @@
 
 namespace whisperxdna2 {
 
-// A window is planned when this much audio after it is there, or the stream has ended: its last log-mel frame reaches that
-// far, and so does not depend on how the audio came in.
+// A window is planned when this much audio after it is there, or the stream has ended: its last log-mel frame reaches
+// that far, and so does not depend on how the audio came in.
 constexpr int64_t kLookahead = 200;
 
 // A stretch of audio to decode.
@@ -34,9 +34,11 @@ class Signal {
   virtual ~Signal() = default;
   // Center of the quietest 160 ms whose center lies in [from, to], a multiple of 160 samples.
   virtual int64_t quietest(int64_t from, int64_t to) const = 0;
-  // Seconds of speech in [from, to), as known at `to`: what has not lasted long enough by then to be sure counts for nothing.
+  // Seconds of speech in [from, to), as known at `to`: what has not lasted long enough by then to be sure counts for
+  // nothing.
   virtual double speech(int64_t from, int64_t to) const = 0;
-  // Begin of the first and end of the last voiced moment in [from, to), however short; `to` and `from` where there is none.
+  // Begin of the first and end of the last voiced moment in [from, to), however short; `to` and `from` where there is
+  // none.
   virtual int64_t voice_begin(int64_t from, int64_t to) const = 0;
   virtual int64_t voice_end(int64_t from, int64_t to) const = 0;
 };
@@ -98,32 +100,35 @@ class CaptionPolicy {
   }
 };
 
-// Windows shorter than Whisper's 30 s: left context with its committed words forced as prefix, words near the right edge
-// left to the next window, loops recognized by speed and decoded again over fewer positions. `positions` per window.
+// Windows shorter than Whisper's 30 s: left context with its committed words forced as prefix, words near the right
+// edge left to the next window, loops recognized by speed and decoded again over fewer positions. `positions` per
+// window.
 std::unique_ptr<CaptionPolicy> make_short_window_policy(int positions);
 
 // The rule for captions of live audio; times in seconds.
 struct LiveOptions {
   double hop = 1.0;        // audio between two decodes; a machine that cannot keep up takes more
   double pause = 0.5;      // silence after which what was said is final; decoded at once, and nothing more until speech
-  double onset = 0.5;      // audio kept from before the moment at which speech is sure; follows from the rules of speech
+  double onset = 0.5;  // audio kept from before the moment at which speech is sure; follows from the rules of speech
   double deadline = 4.0;   // a word is final at the latest this long after its end; more than hop + 0.5
   double max_lag = 10.0;   // audio that waits longer than this is given up; 0 = never (see Engine)
   int positions = 512;     // per window
 };
 
-// One window that slides over live audio and is decoded again each hop, the words that are already final forced as prefix.
-// A word becomes final when it ends a little before the live edge and is either sure or said at the same place by the
-// hypothesis before, or when a pause follows, or when its time is up; nothing is ever taken back.
+// One window that slides over live audio and is decoded again each hop, the words that are already final forced as
+// prefix. A word becomes final when it ends a little before the live edge and is either sure or said at the same place
+// by the hypothesis before, or when a pause follows, or when its time is up; nothing is ever taken back.
 std::unique_ptr<CaptionPolicy> make_live_policy(const LiveOptions& options);
 
-// Whisper's own algorithm on 30 s windows: continue at the last closed timestamp (openai/whisper whisper/transcribe.py).
+// Whisper's own algorithm on 30 s windows: continue at the last closed timestamp (openai/whisper
+// whisper/transcribe.py).
 std::unique_ptr<CaptionPolicy> make_long_window_policy();
 
-// Whether a decode repeats itself: the token cap was reached, or an n-gram of up to 12 words is said three times or more
-// in a row, with six copies, or faster than 0.12 s a word, or with a mean probability below a half ("words, words, words"
-// at speaking speed and without doubt is speech).
-// first_copy_end: number of words up to the end of the n-gram's first copy; words.size() where only the cap was reached.
+// Whether a decode repeats itself: the token cap was reached, or an n-gram of up to 12 words is said three times or
+// more in a row, with six copies, or faster than anybody speaks, or with a mean probability below a half ("words,
+// words, words" at speaking speed and without doubt is speech); or twice, if the second time is that fast and that
+// unsure. first_copy_end: number of words up to the end of the n-gram's first copy; words.size() where only the cap was
+// reached.
 bool is_loop(const Recognition& recognition, size_t* first_copy_end);
 
 // Puts the ends of a word where its voice is: alignment gives the silence around words to one of them.
@@ -167,9 +172,9 @@ class LanguageLock {
 };
 
 // Groups final words into captions: at sentence ends and pauses, at most two lines of 42 characters (21 where they are
-// wide, as Chinese ones are) and 7 s, as subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text Style
-// Guide). A sentence that is too long is parted where enough is left for a caption that is worth reading. Marks that come
-// as words of their own join the word before them.
+// wide, as Chinese ones are) and 7 s, as subtitling guidelines have it (BBC Subtitle Guidelines, Netflix Timed Text
+// Style Guide). A sentence that is too long is parted where enough is left for a caption that is worth reading. Marks
+// that come as words of their own join the word before them.
 class SegmentShaper {
  public:
   // single_words: every word is a caption of its own.

@@ -40,7 +40,9 @@ Packed pack_convolution(const Tensor& weight, const Tensor& bias) {
   std::vector<float> taps(w.size());
   for (int o = 0; o < out; ++o) {
     for (int i = 0; i < in; ++i) {
-      for (int k = 0; k < 3; ++k) taps[(static_cast<size_t>(o) * 3 + k) * in + i] = w[(static_cast<size_t>(o) * in + i) * 3 + k];
+      for (int k = 0; k < 3; ++k) {
+        taps[(static_cast<size_t>(o) * 3 + k) * in + i] = w[(static_cast<size_t>(o) * in + i) * 3 + k];
+      }
     }
   }
   return Packed(taps.data(), bias.to_f32().data(), out, 3 * in);
@@ -93,8 +95,8 @@ std::shared_ptr<const PackedEncoder> pack_bf16(const Model& m) {
 }
 
 Int8Linear pack(const QuantizedLinear& l) {
-  return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage, l.input_14bit,
-                     l.row_bias.empty() ? nullptr : l.row_bias.data()});
+  return Int8Linear({l.out, l.in, l.weight.data(), l.bias.data(), l.multiplier.data(), l.scale.data(), l.stage,
+                     l.input_14bit, l.row_bias.empty() ? nullptr : l.row_bias.data()});
 }
 
 std::shared_ptr<const PackedEncoder> pack_int8(const Model& m, const std::function<void(const TakeLayer&)>& make) {
@@ -163,7 +165,8 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
   const bool bf16 = !w_->bf16_layers.empty();
   x_.resize(size);
   const auto show = [&](Activation activation, int layer, const std::vector<float>& values) {
-    if (observer && !abandoned) observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
+    if (!observer || abandoned) return;
+    observer(activation, layer, values.data(), positions, static_cast<int>(values.size() / positions));
   };
 
   w_->bf16_conv1.out() > 0 ? bf16_stem(mel, positions, workers) : stem(mel, positions, workers);
@@ -187,8 +190,8 @@ bool EncoderSchedule::run(const float* mel, int positions, float* features, cons
 
 void EncoderSchedule::f32_layer(int layer, int positions, const Workers& workers, const Show& show) {
   const PackedLayer& l = w_->layers[layer];
-  const auto product = [&](const char* name, const PackedLinear& w, const std::vector<float>& from, std::vector<float>* to,
-                           Epilogue epilogue) {
+  const auto product = [&](const char* name, const PackedLinear& w, const std::vector<float>& from,
+                           std::vector<float>* to, Epilogue epilogue) {
     ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
     linear(w, from.data(), w.in(), positions, to->data(), w.out(), epilogue, workers);
   };
@@ -215,8 +218,9 @@ void EncoderSchedule::bf16_layer(int layer, int positions, const Workers& worker
   const PackedBF16Layer& l = w_->bf16_layers[layer];
   const int d = w_->dims.d_model, heads = w_->dims.n_heads;
   const auto norm_to_bf16 = [&](const PackedNorm& n) {
-    norm_rows(n, positions, workers,
-              [&](int row, const float* values) { bf16_kernels().narrow(values, d, &bf16_inputs_[static_cast<size_t>(row) * d]); });
+    norm_rows(n, positions, workers, [&](int row, const float* values) {
+      bf16_kernels().narrow(values, d, &bf16_inputs_[static_cast<size_t>(row) * d]);
+    });
   };
   const auto product = [&](const char* name, const BF16Linear& w, const AlignedVector<uint16_t>& from, auto* to,
                            Epilogue epilogue) {
@@ -239,8 +243,8 @@ void EncoderSchedule::bf16_layer(int layer, int positions, const Workers& worker
   product("fc2", l.fc2, bf16_hidden_, &x_, Epilogue::kAdd);
 }
 
-void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit, void* to,
-                                   int positions, const Workers& workers) {
+void EncoderSchedule::int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit,
+                                   void* to, int positions, const Workers& workers) {
   ProfileScope scope(name, int64_t{2} * positions * w.out() * w.in());
   int8_linear(w, from, row_unit, positions, to, w.out(), workers);
 }
@@ -271,8 +275,8 @@ void EncoderSchedule::attend(int layer, const int8_t* qkv, ptrdiff_t stride, int
                              const Workers& workers) {
   ProfileScope scope("attention", int64_t{4} * positions * positions * w_->dims.d_model);
   const QuantizedAttention& a = w_->int8_layers[layer].attention;
-  whisperxdna2::int8_attention(qkv, stride, positions, w_->dims.n_heads, {a.score_unit.data(), a.value_unit.data()}, out,
-                               &int8_attention_, workers);
+  whisperxdna2::int8_attention(qkv, stride, positions, w_->dims.n_heads, {a.score_unit.data(), a.value_unit.data()},
+                               out, &int8_attention_, workers);
 }
 
 template <class Take>
@@ -335,8 +339,10 @@ void EncoderSchedule::bf16_stem(const float* mel, int positions, const Workers& 
   bf16_hidden_.resize(static_cast<size_t>(frames + 2) * d);
   std::fill_n(bf16_hidden_.begin(), d, 0);
   std::fill_n(bf16_hidden_.end() - d, d, 0);
-  bf16_linear(w_->bf16_conv1, bf16_inputs_.data(), bands, frames, bf16_hidden_.data() + d, d, true, Epilogue::kGelu, workers);
-  bf16_linear(w_->bf16_conv2, bf16_hidden_.data(), kFramesPerPosition * d, positions, x_.data(), d, false, Epilogue::kGelu, workers);
+  bf16_linear(w_->bf16_conv1, bf16_inputs_.data(), bands, frames, bf16_hidden_.data() + d, d, true, Epilogue::kGelu,
+              workers);
+  bf16_linear(w_->bf16_conv2, bf16_hidden_.data(), kFramesPerPosition * d, positions, x_.data(), d, false,
+              Epilogue::kGelu, workers);
   add_positions(positions, workers);
 }
 

@@ -1,7 +1,8 @@
 // The encoder in f32, bf16 and int8: weights in the order of the kernels, and the layer schedule over them
 // (openai/whisper whisper/model.py, AudioEncoder).
 //
-//   mel --> conv, GELU, conv, GELU, + positions --> layers: x += attention(norm(x)); x += mlp(norm(x)) --> norm --> features
+//   mel --> conv, GELU, conv, GELU, + positions
+//       --> layers: x += attention(norm(x)); x += mlp(norm(x)) --> norm --> features
 #pragma once
 
 #include <atomic>
@@ -42,8 +43,8 @@ struct PackedInt8Layer {
   QuantizedAttention attention;
 };
 
-// Immutable; owns all it needs of the model. It has layers of one kind. The last norm is f32, and so is the residual stream
-// between the layers. The stem is bf16 with bf16 layers, and with int8 ones where the processor multiplies bf16
+// Immutable; owns all it needs of the model. It has layers of one kind. The last norm is f32, and so is the residual
+// stream between the layers. The stem is bf16 with bf16 layers, and with int8 ones where the processor multiplies bf16
 // (has_bf16_products(): twice as fast there, half as fast elsewhere), else f32.
 struct PackedEncoder {
   ModelDims dims;
@@ -56,12 +57,12 @@ struct PackedEncoder {
   PackedNorm norm;
 };
 
-// The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of the
-// encoder is not used afterwards. Thread-safe. Throws Error.
+// The packed weights of a model, made once and shared by all who ask while one of them lives. The model's own copy of
+// the encoder is not used afterwards. Thread-safe. Throws Error.
 std::shared_ptr<const PackedEncoder> packed_encoder(const std::shared_ptr<const Model>& model);
 std::shared_ptr<const PackedEncoder> packed_bf16_encoder(const std::shared_ptr<const Model>& model);
-// The same with int8 layers; `make` is called where nobody has them, and gives them one by one, or all. Throws Error(kInterrupted) after *cancel became true
-// (may be null) while another thread makes them.
+// The same with int8 layers; `make` is called where nobody has them, and gives them one by one, or all. Throws
+// Error(kInterrupted) after *cancel became true (may be null) while another thread makes them.
 std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<const Model>& model,
                                                          const std::function<void(const TakeLayer&)>& make,
                                                          const std::atomic<bool>* cancel = nullptr);
@@ -69,7 +70,8 @@ std::shared_ptr<const PackedEncoder> packed_int8_encoder(const std::shared_ptr<c
                                                          const std::function<QuantizedEncoder()>& make,
                                                          const std::atomic<bool>* cancel = nullptr);
 
-// Values on the way, for comparisons with references and for measuring ranges. The inputs of layers are shown in f32 only.
+// Values on the way, for comparisons with references and for measuring ranges. The inputs of layers are shown in f32
+// only.
 enum class Activation {
   kStem,       // residual stream before the first layer (layer -1)
   kQkvInput,   // inputs of the four linear layers
@@ -88,8 +90,8 @@ class EncoderSchedule {
       : w_(std::move(weights)), threads_(threads) {}
   virtual ~EncoderSchedule() = default;
 
-  // mel: [n_mels][2 * positions]. features: [positions][d_model]. Returns false, with `features` unspecified, soon after
-  // `abandoned` became true: it is looked at before each piece of at most some milliseconds.
+  // mel: [n_mels][2 * positions]. features: [positions][d_model]. Returns false, with `features` unspecified, soon
+  // after `abandoned` became true: it is looked at before each piece of at most some milliseconds.
   bool run(const float* mel, int positions, float* features, const std::atomic<bool>& abandoned,
            const Observer& observer = nullptr);
 
@@ -101,7 +103,8 @@ class EncoderSchedule {
   // For each layer; a result does not depend on it.
   virtual int threads() const { return threads_; }
   // The attention of an int8 layer: as int8_attention().
-  void attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, const Int8Rows& out, const Workers& workers);
+  void attend(int layer, const int8_t* qkv, ptrdiff_t stride, int positions, const Int8Rows& out,
+              const Workers& workers);
   const PackedEncoder& weights() const { return *w_; }
 
   std::vector<float> x_, row_units_;
@@ -117,13 +120,14 @@ class EncoderSchedule {
   void bf16_stem(const float* mel, int positions, const Workers& workers);
   void bf16_layer(int layer, int positions, const Workers& workers);
   void f32_layer(int layer, int positions, const Workers& workers, const Show& show);
-  void int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit, void* to, int positions,
-                    const Workers& workers);
+  void int8_product(const char* name, const Int8Linear& w, const void* from, const float* row_unit, void* to,
+                    int positions, const Workers& workers);
   // Each row of x_, normalized, goes to take(row, values).
   template <class Take>
   void norm_rows(const PackedNorm& norm, int rows, const Workers& workers, const Take& take);
   // Rows of x_, normalized, as the int8 inputs of a layer, into inputs_.
-  void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Int8Input& input, const Workers& workers);
+  void norm_to_int8(const PackedNorm& norm, int rows, float inverse_scale, const Int8Input& input,
+                    const Workers& workers);
 
   const std::shared_ptr<const PackedEncoder> w_;
   const int threads_;
@@ -131,7 +135,8 @@ class EncoderSchedule {
   AttentionScratch attention_;
   BF16AttentionScratch bf16_attention_;
   Int8AttentionScratch int8_attention_;
-  AlignedVector<uint16_t> bf16_inputs_, bf16_qkv_, bf16_hidden_;  // bf16: what inputs_, qkv_, hidden_ (or conv_) are otherwise
+  // bf16: what inputs_, qkv_, hidden_ (or conv_) are otherwise.
+  AlignedVector<uint16_t> bf16_inputs_, bf16_qkv_, bf16_hidden_;
   std::vector<uint8_t> inputs_;    // int8: of the next linear layer
   std::vector<int8_t> qkv8_;       // int8: queries, keys and values
   std::vector<int16_t> hidden14_;  // int8: between fc1 and fc2

@@ -23,12 +23,14 @@ namespace {
 constexpr char kKind[] = "int8-encoder";
 constexpr int kVersion = 6;
 
-// Frames of speech in the windows that a stretch of it is put in besides a full one: its beginning, followed by padding.
+// Frames of speech in the windows that a stretch of it is put in besides a full one: its beginning, followed by
+// padding.
 constexpr int kCalibrationContents[] = {640, 320};
 
 // SmoothQuant's alpha, of the inputs of qkv, out and fc1. 0.5 shares the ranges evenly between inputs and weights; but
-// weights have a scale per channel and inputs one for all, so weights can take more of it. Of 136 windows in ten languages and
-// in noise the worst is at 23.9 dB so, the mean 28.8; at 23.2 and 28.6 if all are 0.85, 23.3 and 28.4 if all are 0.9.
+// weights have a scale per channel and inputs one for all, so weights can take more of it. Of 136 windows in ten
+// languages and in noise the worst is at 23.9 dB so, the mean 28.8; at 23.2 and 28.6 if all are 0.85, 23.3 and 28.4 if
+// all are 0.9.
 constexpr double kQkvSmoothing = 0.85, kOutSmoothing = 0.9, kFc1Smoothing = 0.9;
 
 // Speech is louder elsewhere than where we calibrate. Room costs resolution, least where there is most of it.
@@ -36,8 +38,8 @@ constexpr double kQkvOutputMargin = 1.1;
 constexpr double kHiddenMargin = 1.15;
 constexpr double kAccumulatorMargin = 1.25;
 
-// Stretches of speech are also heard with noise added, white and rumbling: ranges differ more between rooms and recorders
-// than between speakers. Factors are of the speech's own loudness.
+// Stretches of speech are also heard with noise added, white and rumbling: ranges differ more between rooms and
+// recorders than between speakers. Factors are of the speech's own loudness.
 enum class Noise { kNone, kWhite, kRumble };
 constexpr float kWhiteNoise = 0.2f, kRumbleNoise = 0.5f;
 
@@ -125,9 +127,9 @@ void fixed_point(double value, int most_shift, int32_t* c, int32_t* s) {
   *c = static_cast<int32_t>(scaled);
 }
 
-// Weights, bias and s1; the caller adds multipliers, s2 and units. reach: largest magnitudes of the results, to keep the
-// accumulator's upper 16 bits from saturating. Where each row of the inputs has its own unit, input_unit is 1 and reach null:
-// whatever the inputs can reach fits, and the bias is the one in f32. Returns the unit of x16 per channel.
+// Weights, bias and s1; the caller adds multipliers, s2 and units. reach: largest magnitudes of the results, to keep
+// the accumulator's upper 16 bits from saturating. Where each row of the inputs has its own unit, input_unit is 1 and
+// reach null: whatever the inputs can reach fits, and the bias is the one in f32. Returns the unit of x16 per channel.
 std::vector<double> quantize_weights(const Source& s, double input_unit, const std::vector<double>* reach,
                                      QuantizedLinear* q) {
   q->out = static_cast<int>(s.out);
@@ -176,7 +178,8 @@ std::vector<double> magnitudes(const Ranges& r) {
 }
 
 // Multipliers for results in `wanted` units. Returns the units they really have.
-std::vector<double> set_multipliers(const std::vector<double>& units, const std::vector<double>& wanted, QuantizedLinear* q) {
+std::vector<double> set_multipliers(const std::vector<double>& units, const std::vector<double>& wanted,
+                                    QuantizedLinear* q) {
   double largest_ratio = 0;
   for (int n = 0; n < q->out; ++n) largest_ratio = std::max(largest_ratio, units[n] / wanted[n]);
   int32_t unused;
@@ -232,8 +235,8 @@ QuantizedLayer quantize_layer(const EncoderLayer& l, const LayerRanges& ranges, 
     reach.push_back(std::max(std::fabs(r.low[n] - center), std::fabs(r.high[n] - center)));
     wanted.push_back(std::max(reach.back() * kQkvOutputMargin, 1e-6) / kInt8Limit);
   }
-  // A head's scores have one unit. Where a channel would do with a smaller one, its query takes a quarter of the room and its
-  // key the rest: of 99 windows 6 are below 23 dB so, 11 if they share it evenly, 7 if the key takes it all.
+  // A head's scores have one unit. Where a channel would do with a smaller one, its query takes a quarter of the room
+  // and its key the rest: of 99 windows 6 are below 23 dB so, 11 if they share it evenly, 7 if the key takes it all.
   for (ptrdiff_t head = 0; head < d; head += kHeadWidth) {
     double unit = 0;
     for (ptrdiff_t c = head; c < head + kHeadWidth; ++c) unit = std::max(unit, wanted[c] * wanted[d + c]);
@@ -246,7 +249,8 @@ QuantizedLayer quantize_layer(const EncoderLayer& l, const LayerRanges& ranges, 
   }
   q.qkv.stage.mode = OutputMode::kInt8;
   q.qkv.inverse_input_scale = static_cast<float>(1 / qkv_inputs.unit);
-  const std::vector<double> units = set_multipliers(quantize_weights(qkv, qkv_inputs.unit, &reach, &q.qkv), wanted, &q.qkv);
+  const std::vector<double> units =
+      set_multipliers(quantize_weights(qkv, qkv_inputs.unit, &reach, &q.qkv), wanted, &q.qkv);
   for (ptrdiff_t k = 0; k < d; ++k) {
     q.attention.value_unit.push_back(static_cast<float>(units[2 * d + k] / values.factor[k]));
   }
@@ -340,9 +344,9 @@ void Calibrator::add(const float* mel, int positions, const std::atomic<bool>* c
   State& s = *state_;
   s.features.resize(static_cast<size_t>(positions) * s.weights->dims.d_model);
   const std::atomic<bool> never{false};
-  const bool ended =
-      s.schedule.run(mel, positions, s.features.data(), cancel ? *cancel : never,
-                     [&](Activation a, int layer, const float* values, int rows, int) { s.observe(a, layer, values, rows); });
+  const bool ended = s.schedule.run(
+      mel, positions, s.features.data(), cancel ? *cancel : never,
+      [&](Activation a, int layer, const float* values, int rows, int) { s.observe(a, layer, values, rows); });
   if (!ended) throw Error(ErrorCode::kInterrupted, "measuring the model was stopped");
 }
 
@@ -406,7 +410,8 @@ std::string store_quantized_encoder(const QuantizedEncoder& encoder, const Model
 void quantized_layers(const std::shared_ptr<const Model>& model, int threads, const TakeLayer& take,
                       const std::function<void(double)>& progress, const std::atomic<bool>* cancel) {
   static std::timed_mutex mutex;  // instances that start at once make it once
-  const std::unique_lock<std::timed_mutex> lock = lock_unless_canceled(mutex, cancel, "preparing the encoder was stopped");
+  const std::unique_lock<std::timed_mutex> lock =
+      lock_unless_canceled(mutex, cancel, "preparing the encoder was stopped");
   for (const Place place : {Place::kBesideModel, Place::kCache}) {
     const auto stored = read_derived_at(quantized_encoder_path(*model, place));
     if (!stored) continue;

@@ -2,9 +2,10 @@
 //
 // int8 per output channel for weights; for the inputs of qkv and fc1 one static scale, for those of `out` one for each
 // row. What makes that accurate enough costs next to nothing at run time:
-//   - inputs of qkv, out and fc1 are shifted to the middle of each channel's range (Wei et al. 2023, Outlier Suppression+)
-//     and their ranges evened out (Xiao et al. 2022, SmoothQuant), through the norms, and through V for out: the weights of
-//     a softmax sum to 1, so that what is taken from V is missing from the result; keys may be shifted for nothing
+//   - inputs of qkv, out and fc1 are shifted to the middle of each channel's range (Wei et al. 2023, Outlier
+//     Suppression+) and their ranges evened out (Xiao et al. 2022, SmoothQuant), through the norms, and through V for
+//     out: the weights of a softmax sum to 1, so that what is taken from V is missing from the result; keys may be
+//     shifted for nothing
 //   - the mean of the error that rounding the weights makes is taken out of the bias (Nagel et al. 2019)
 //   - attention of the first layer takes 14 bits, see attention_is_14bit()
 // The input of fc2 cannot be evened out, GELU lies between, and has outliers of 30 times the rest: it takes 14 bits.
@@ -50,10 +51,11 @@ class Calibrator {
  public:
   Calibrator(const std::shared_ptr<const Model>& model, int threads);
   ~Calibrator();
-  // One window: mel is [n_mels][2 * positions]. Throws Error(kInterrupted) soon after *cancel became true (may be null).
+  // One window: mel is [n_mels][2 * positions]. Throws Error(kInterrupted) soon after *cancel became true (may be
+  // null).
   void add(const float* mel, int positions, const std::atomic<bool>* cancel = nullptr);
-  // Speech, mono at 16 kHz, in stretches of 10.24 s: each as it is, in noise of two kinds, and its beginning with padding.
-  // progress(fraction) is called on this thread between windows; it may be empty.
+  // Speech, mono at 16 kHz, in stretches of 10.24 s: each as it is, in noise of two kinds, and its beginning with
+  // padding. progress(fraction) is called on this thread between windows; it may be empty.
   void add_speech(const std::vector<float>& samples, const std::function<void(double)>& progress = {},
                   const std::atomic<bool>* cancel = nullptr);
   const Calibration& calibration() const;
@@ -72,10 +74,10 @@ Calibration calibrate_on_bundled_speech(const std::shared_ptr<const Model>& mode
                                         const std::atomic<bool>* cancel = nullptr);
 
 // The quantized encoder of `model`: the one beside the model, else the one in the cache, else made here and kept in the
-// cache. It is made from the ranges that the library brings for the model (measurements.h; less than a second) or, for a
-// model that it does not know, measured on the bundled speech; `progress` and `cancel` are for that, as in Calibrator. A
-// stored one that is stale, foreign or broken is made again; where the cache cannot be written, so is the next.
-// Thread-safe, also between processes. Throws Error as quantize() does, and Error(kInterrupted).
+// cache. It is made from the ranges that the library brings for the model (measurements.h; less than a second) or, for
+// a model that it does not know, measured on the bundled speech; `progress` and `cancel` are for that, as in
+// Calibrator. A stored one that is stale, foreign or broken is made again; where the cache cannot be written, so is the
+// next. Thread-safe, also between processes. Throws Error as quantize() does, and Error(kInterrupted).
 QuantizedEncoder quantized_encoder(const std::shared_ptr<const Model>& model, int threads,
                                    const std::function<void(double)>& progress = {},
                                    const std::atomic<bool>* cancel = nullptr);

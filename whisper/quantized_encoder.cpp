@@ -11,7 +11,8 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the serialized form is the one in memory");
 
-// Visits every number of an encoder in the order of the serialized form. V has value(T&) and array(std::vector<T>&, count).
+// Visits every number of an encoder in the order of the serialized form. V has value(T&) and array(std::vector<T>&,
+// count).
 template <class V>
 void visit(V& v, QuantizedLinear& l, int out, int in, OutputMode mode, bool input_14bit) {
   l.out = out;
@@ -153,11 +154,13 @@ void parse_quantized_layers(const std::string& bytes, const std::string& content
     visit(r, l, i, dims.d_model);
     for (const QuantizedNorm* n : {&l.attention_norm, &l.mlp_norm}) {
       if (!all_finite(n->gain) || !all_finite(n->bias)) {
-        throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a norm is not a number");
+        throw Error(ErrorCode::kInvalidFile,
+                    "layer " + std::to_string(i) + " of a quantized encoder: a norm is not a number");
       }
     }
     if (!all_positive(l.attention.score_unit) || !all_positive(l.attention.value_unit)) {
-      throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) + " of a quantized encoder: a unit of attention is not a positive number");
+      throw Error(ErrorCode::kInvalidFile, "layer " + std::to_string(i) +
+                                               " of a quantized encoder: a unit of attention is not a positive number");
     }
     for (const QuantizedLinear* linear : {&l.qkv, &l.out, &l.fc1, &l.fc2}) {
       const std::string what = flaw(*linear);
@@ -168,11 +171,13 @@ void parse_quantized_layers(const std::string& bytes, const std::string& content
     take(i, l);
   }
   if (r.at != bytes.size()) {
-    throw Error(ErrorCode::kInvalidFile, "a quantized encoder has " + std::to_string(bytes.size() - r.at) + " bytes too many");
+    throw Error(ErrorCode::kInvalidFile,
+                "a quantized encoder has " + std::to_string(bytes.size() - r.at) + " bytes too many");
   }
 }
 
-QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims) {
+QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key,
+                                         const ModelDims& dims) {
   QuantizedEncoder e;
   parse_quantized_layers(bytes, content_key, dims, [&](int, QuantizedLayer& l) { e.layers.push_back(std::move(l)); });
   return e;

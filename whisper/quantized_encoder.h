@@ -15,9 +15,10 @@
 
 namespace whisperxdna2 {
 
-// Noise of the first layer is what the encoder's accuracy hangs on. Layers 1 and 2 make a few positions into registers of
-// what is said everywhere (Darcet et al. 2023, Vision Transformers Need Registers), and how much of one they become is steep:
-// an error of the first layer along one direction comes out sixty times larger. So its attention's inputs have 14 bits.
+// Noise of the first layer is what the encoder's accuracy hangs on. Layers 1 and 2 make a few positions into registers
+// of what is said everywhere (Darcet et al. 2023, Vision Transformers Need Registers), and how much of one they become
+// is steep: an error of the first layer along one direction comes out sixty times larger. So its attention's inputs
+// have 14 bits.
 constexpr bool attention_is_14bit(int layer) { return layer == 0; }
 
 struct QuantizedLinear {
@@ -57,15 +58,17 @@ struct QuantizedEncoder {
 
 using TakeLayer = std::function<void(int index, QuantizedLayer& layer)>;
 
-// Empty if no input can overflow an accumulator and every number is one the arithmetic is defined for; else what is wrong.
+// Empty if no input can overflow an accumulator and every number is one the arithmetic is defined for; else what is
+// wrong.
 std::string flaw(const QuantizedLinear& linear);
 
 // As bytes, for the cache; little-endian.
 std::string serialize(const QuantizedEncoder& encoder, const std::string& content_key);
-// The inverse for a model with this key and these dimensions, for untrusted bytes. Throws Error(kInvalidFile). One layer at
-// a time, in order, so that they are never all in memory; or all of them.
+// The inverse for a model with this key and these dimensions, for untrusted bytes. Throws Error(kInvalidFile). One
+// layer at a time, in order, so that they are never all in memory; or all of them.
 void parse_quantized_layers(const std::string& bytes, const std::string& content_key, const ModelDims& dims,
                             const TakeLayer& take);
-QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key, const ModelDims& dims);
+QuantizedEncoder parse_quantized_encoder(const std::string& bytes, const std::string& content_key,
+                                         const ModelDims& dims);
 
 }  // namespace whisperxdna2

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kTileRows = 28;  // queries of a task: two blocks of AVX-512
 
-// A head's values as panels [rows / 2, rounded up][panel][2]. The one there may be too many is zero, whatever its weight is.
+// A head's values as panels [rows / 2, rounded up][panel][2]. The one there may be too many is zero, whatever its
+// weight is.
 void pack_values(const uint16_t* v, ptrdiff_t stride, int rows, int panel, uint16_t* to) {
   static const uint16_t kZeros[kHeadWidth] = {};
   for (int first = 0; first < kHeadWidth; first += panel) {
@@ -53,7 +54,8 @@ void bf16_attention(const uint16_t* qkv, int rows, int heads, uint16_t* out, BF1
     thread_local AlignedVector<float> tile;
     thread_local AlignedVector<uint16_t> narrow;
     tile.resize(std::max(tile.size(), static_cast<size_t>(kTileRows) * columns));
-    narrow.resize(std::max(narrow.size(), static_cast<size_t>(kTileRows) * weights));  // always finite: see pack_values()
+    narrow.resize(
+        std::max(narrow.size(), static_cast<size_t>(kTileRows) * weights));  // always finite: see pack_values()
     float inverse[kTileRows];
     BF16GemmTask t{};
     t.a = qkv + row * stride + head * kHeadWidth;

@@ -43,8 +43,10 @@ struct Pairs<F32x8> {
     sum->v = _mm256_fmadd_ps(a.second, b.second, _mm256_fmadd_ps(a.first, b.first, sum->v));
   }
   static void store(F32x8 x, uint16_t* to) {
-    const __m256i bits = _mm256_castps_si256(x.v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i wide = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+    const __m256i bits = _mm256_castps_si256(x.v),
+                  odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i wide =
+        _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
     const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow);
   }

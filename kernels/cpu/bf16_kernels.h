@@ -1,6 +1,6 @@
 // The kernels in bf16 of one instruction set, as a table of plain functions: products of bf16 numbers, summed in f32.
-// bf16_linear.h and bf16_attention.h are built on it. The instruction for it (AVX512-BF16) is not everywhere: elsewhere the
-// same products are computed as f32, so that results differ by the order and rounding of sums only.
+// bf16_linear.h and bf16_attention.h are built on it. The instruction for it (AVX512-BF16) is not everywhere: elsewhere
+// the same products are computed as f32, so that results differ by the order and rounding of sums only.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@
 
 namespace whisperxdna2 {
 
-// y[r][n] = epilogue(sum_k a[r][k] b[n][k] + bias[n]), for rows [0, rows) and the panels [first_panel, last_panel) of b.
+// y[r][n] = epilogue(sum_k a[r][k] b[n][k] + bias[n]), for rows [0, rows) and the panels [first_panel, last_panel) of
+// b.
 struct BF16GemmTask {
   const uint16_t* a;       // rows at a_stride
   ptrdiff_t a_stride;
@@ -31,7 +32,8 @@ struct BF16Kernels {
   void (*gemm)(const BF16GemmTask& task);
   // Turns `count` rows of scores [count][columns] at `stride` into exp(x - max of the row) as bf16, [count][columns] at
   // `to_stride`, and puts 1 / sum into inverse.
-  void (*softmax)(const float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride, float* inverse);
+  void (*softmax)(const float* scores, ptrdiff_t stride, int count, int columns, uint16_t* to, ptrdiff_t to_stride,
+                  float* inverse);
   // To nearest, ties to even. No NaNs come in.
   void (*narrow)(const float* from, size_t count, uint16_t* to);
 };
@@ -39,7 +41,8 @@ struct BF16Kernels {
 // Whether the instruction is used: the processor has it, and WHISPERXDNA2_ISA does not forbid it.
 bool has_bf16_products();
 
-// The table for an instruction set the processor has; by default the one in use. kAvx512 without the instruction is kAvx2.
+// The table for an instruction set the processor has; by default the one in use. kAvx512 without the instruction is
+// kAvx2.
 const BF16Kernels& bf16_kernels(Isa isa);
 const BF16Kernels& bf16_kernels();
 

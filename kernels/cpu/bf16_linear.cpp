@@ -14,7 +14,9 @@ constexpr int kTaskRows = 98;  // of x: they stay in the second cache
 
 BF16Linear::BF16Linear(const float* weight, const float* bias, int out, int in, const BF16Kernels& kernels)
     : out_(out), in_(in), panels_(static_cast<size_t>(out) * in) {
-  if (out % 64 != 0 || in % 2 != 0) throw std::invalid_argument("bf16 layers have multiples of 64 outputs and of 2 inputs");
+  if (out % 64 != 0 || in % 2 != 0) {
+    throw std::invalid_argument("bf16 layers have multiples of 64 outputs and of 2 inputs");
+  }
   if (bias) bias_.assign(bias, bias + out);
   const int panel = kernels.panel;
   AlignedVector<uint16_t> row(in);

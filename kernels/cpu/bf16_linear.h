@@ -14,8 +14,8 @@ namespace whisperxdna2 {
 class BF16Linear {
  public:
   BF16Linear() = default;
-  // weight: [out][in] row-major. bias: [out] or null. out is a multiple of 64, in is even. `kernels` decides the order and
-  // must be the ones linear() is given.
+  // weight: [out][in] row-major. bias: [out] or null. out is a multiple of 64, in is even. `kernels` decides the order
+  // and must be the ones linear() is given.
   BF16Linear(const float* weight, const float* bias, int out, int in, const BF16Kernels& kernels = bf16_kernels());
 
   int out() const { return out_; }
@@ -31,7 +31,8 @@ class BF16Linear {
 
 // y[r] = epilogue(W x[r] + b) for `rows` rows of x at x_stride, which may overlap; y is bf16 or float. Runs on the
 // process-wide pool as `workers` say; the result does not depend on their number.
-void bf16_linear(const BF16Linear& weights, const uint16_t* x, ptrdiff_t x_stride, int rows, void* y, ptrdiff_t y_stride,
-                 bool y_is_bf16, Epilogue epilogue, const Workers& workers, const BF16Kernels& kernels = bf16_kernels());
+void bf16_linear(const BF16Linear& weights, const uint16_t* x, ptrdiff_t x_stride, int rows, void* y,
+                 ptrdiff_t y_stride, bool y_is_bf16, Epilogue epilogue, const Workers& workers,
+                 const BF16Kernels& kernels = bf16_kernels());
 
 }  // namespace whisperxdna2

@@ -16,7 +16,8 @@ enum class Epilogue {
   kScaleRow,  // y = product * row_scale[row]
 };
 
-// y[r][n] = epilogue(sum_k a[r][k] b[n][k] + bias[n]), for rows [0, rows) and the panels [first_panel, last_panel) of b.
+// y[r][n] = epilogue(sum_k a[r][k] b[n][k] + bias[n]), for rows [0, rows) and the panels [first_panel, last_panel) of
+// b.
 struct GemmTask {
   const float* a;          // rows at a_stride
   ptrdiff_t a_stride;
@@ -34,7 +35,8 @@ struct GemmTask {
 struct F32Kernels {
   int panel;  // columns of a packed panel, a divisor of 64
   void (*gemm)(const GemmTask& task);
-  // Turns `count` rows of scores [count][columns] at `stride` into exp(x - max of the row) and puts 1 / sum into inverse.
+  // Turns `count` rows of scores [count][columns] at `stride` into exp(x - max of the row) and puts 1 / sum into
+  // inverse.
   void (*softmax)(float* scores, ptrdiff_t stride, int count, int columns, float* inverse);
   // y = (x - mean) / sqrt(variance + 1e-5) * gain + bias for each of `rows` rows of `width` (a multiple of 16).
   void (*layer_norm)(const float* x, int rows, int width, const float* gain, const float* bias, float* y);

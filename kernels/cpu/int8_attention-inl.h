@@ -1,4 +1,5 @@
-// Attention in integers, written once for any vector type V of int8_simd.h. Included by one file for each instruction set.
+// Attention in integers, written once for any vector type V of int8_simd.h. Included by one file for each instruction
+// set.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,8 @@ inline void to_format(const int8_t* from, int count, uint8_t* to) {
 
 // sum += R rows of a by C vectors of columns of b, over `steps` steps.
 template <Int8Format F, class V, int R, int C>
-inline void add_products(V (&sum)[R][C], const uint8_t* a, ptrdiff_t a_stride, const uint8_t* b, ptrdiff_t b_step, int steps) {
+inline void add_products(V (&sum)[R][C], const uint8_t* a, ptrdiff_t a_stride, const uint8_t* b, ptrdiff_t b_step,
+                         int steps) {
   for (int step = 0; step < steps; ++step, a += 4, b += b_step) add_step<F>(sum, a, a_stride, b);
 }
 
@@ -54,7 +56,8 @@ inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, in
   }
 }
 
-// Weighted sums of a panel of the values for rows [row, rows), into totals: the keys from `key` on, at most a block of them.
+// Weighted sums of a panel of the values for rows [row, rows), into totals: the keys from `key` on, at most a block of
+// them.
 template <class V, int R, int C>
 inline void value_rows(const Int8AttentionTask& t, int row, int panel, int key, ptrdiff_t columns, float* totals) {
   constexpr int kPanel = C * V::kLanes;
@@ -66,9 +69,9 @@ inline void value_rows(const Int8AttentionTask& t, int row, int panel, int key, 
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) sum[r][c] = V::set(0);
     }
-    add_products<Int8Format::kPairs>(sum, reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
-                                     reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel),
-                                     4 * kHeadWidth, steps);
+    add_products<Int8Format::kPairs>(
+        sum, reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
+        reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel), 4 * kHeadWidth, steps);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       float block[kPanel];

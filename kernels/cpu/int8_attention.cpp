@@ -25,12 +25,15 @@ int32_t sum_of_head(const int8_t* row) {
 }
 
 // A head's keys as Int8AttentionTask wants them.
-void pack_keys(const int8_t* k, ptrdiff_t stride, int rows, int columns, const Int8Kernels& kernels, uint8_t* to, int32_t* start) {
+void pack_keys(const int8_t* k, ptrdiff_t stride, int rows, int columns, const Int8Kernels& kernels, uint8_t* to,
+               int32_t* start) {
   std::fill_n(start, columns, 0);
   if (kernels.format8 == Int8Format::kPairs) {
     thread_local AlignedVector<int16_t> wide;
     wide.resize(static_cast<size_t>(rows) * kHeadWidth);
-    for (int row = 0; row < rows; ++row) std::copy_n(k + row * stride, kHeadWidth, &wide[static_cast<size_t>(row) * kHeadWidth]);
+    for (int row = 0; row < rows; ++row) {
+      std::copy_n(k + row * stride, kHeadWidth, &wide[static_cast<size_t>(row) * kHeadWidth]);
+    }
     pack_panels(wide.data(), kHeadWidth * sizeof(int16_t), rows, kHeadWidth / 2, kernels.panel, to);
   } else {
     pack_panels(k, stride, rows, kHeadWidth / 4, kernels.panel, to);
@@ -57,7 +60,8 @@ void pack_values(const int8_t* v, ptrdiff_t stride, int rows, int16_t* to) {
 }  // namespace
 
 void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, const Int8AttentionUnits& units,
-                    const Int8Rows& out, Int8AttentionScratch* scratch, const Workers& workers, const Int8Kernels& kernels) {
+                    const Int8Rows& out, Int8AttentionScratch* scratch, const Workers& workers,
+                    const Int8Kernels& kernels) {
   const int width = heads * kHeadWidth;
   const int columns = (rows + kernels.panel - 1) / kernels.panel * kernels.panel;
   const size_t keys_size = static_cast<size_t>(columns) * kHeadWidth * element_size(kernels.format8);  // of a head

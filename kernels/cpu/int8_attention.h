@@ -29,8 +29,8 @@ struct Int8Rows {
 };
 
 // Attention without a mask for each head, as kernels/arithmetic.h defines it. qkv: queries, keys and values,
-// [rows][3 * heads * 64], rows at `stride`. out: [rows][heads * 64]. The result is the same for any number of threads and
-// any kernels.
+// [rows][3 * heads * 64], rows at `stride`. out: [rows][heads * 64]. The result is the same for any number of threads
+// and any kernels.
 void int8_attention(const int8_t* qkv, ptrdiff_t stride, int rows, int heads, const Int8AttentionUnits& units,
                     const Int8Rows& out, Int8AttentionScratch* scratch, const Workers& workers,
                     const Int8Kernels& kernels = int8_kernels());

@@ -1,4 +1,5 @@
-// The integer product, written once for any vector type V of int8_simd.h. Included by one file for each instruction set.
+// The integer product, written once for any vector type V of int8_simd.h. Included by one file for each instruction
+// set.
 #pragma once
 
 #include <type_traits>
@@ -228,8 +229,8 @@ void int8_gemm_to(const Int8GemmTask& t) {
 
 // 14-bit inputs as bytes: x = least + 256 hi + lo, where `least` is the smallest of the row, so that
 //   sum x w = least * sum w + 256 sum hi w + sum lo w
-// with unsigned bytes hi and lo. After GELU few inputs are far above the smallest: nearly all hi are zero, and the steps
-// of a block of rows in which they all are is left out.
+// with unsigned bytes hi and lo. After GELU few inputs are far above the smallest: nearly all hi are zero, and the
+// steps of a block of rows in which they all are is left out.
 struct Planes {
   uint8_t* lo;     // [rows][k]
   uint8_t* hi;     // [rows][k]: from the first step of a part on, a row's bytes of the steps that are not left out
@@ -247,8 +248,9 @@ inline void split_rows(const Int8GemmTask& t, Planes* planes, int part_inputs, i
     for (int p = 0; p < parts; ++p) {
       const int first = p * part_inputs, inputs = t.k - first < part_inputs ? t.k - first : part_inputs;
       const ptrdiff_t at = static_cast<ptrdiff_t>(row) * t.k + first;
-      planes->count[row * parts + p] = V::template split<R>(a + 2 * first, t.a_stride, inputs, planes->least + row,
-                                                            planes->lo + at, planes->hi + at, t.k, planes->steps + at / 4);
+      planes->count[row * parts + p] =
+          V::template split<R>(a + 2 * first, t.a_stride, inputs, planes->least + row, planes->lo + at, planes->hi + at,
+                               t.k, planes->steps + at / 4);
     }
   }
   if constexpr (R > 1) {

@@ -1,5 +1,5 @@
-// The integer kernels of one instruction set, as a table of plain functions; int8_linear.h is built on it. Every table gives
-// the numbers of kernels/arithmetic.h, bit for bit.
+// The integer kernels of one instruction set, as a table of plain functions; int8_linear.h is built on it. Every table
+// gives the numbers of kernels/arithmetic.h, bit for bit.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,8 @@ struct Int8Input {
 constexpr int steps_k(Int8Format format) { return format == Int8Format::kPairs ? 2 : 4; }
 constexpr size_t element_size(Int8Format format) { return format == Int8Format::kPairs ? 2 : 1; }
 
-// y[r][n] = the output stage of start[n] + sum_k a[r][k] b[n][k], for rows [0, rows) and panels [first_panel, last_panel).
+// y[r][n] = the output stage of start[n] + sum_k a[r][k] b[n][k], for rows [0, rows) and panels [first_panel,
+// last_panel).
 struct Int8GemmTask {
   const uint8_t* a;  // rows at a_stride bytes
   ptrdiff_t a_stride;
@@ -57,8 +58,8 @@ struct Int8AttentionTask {
   ptrdiff_t stride;
   int rows;                  // at most kInt8AttentionRows
   int keys;
-  // Packed: panel p holds keys p * panel .., [kHeadWidth / step][panel][step] in format8, int16 if that is kPairs; the last
-  // one is filled up with zeros.
+  // Packed: panel p holds keys p * panel .., [kHeadWidth / step][panel][step] in format8, int16 if that is kPairs; the
+  // last one is filled up with zeros.
   const uint8_t* packed_keys;
   const int32_t* key_start;  // [keys, rounded up to a panel] kQuads: -128 * the sum of the key; else 0
   const int16_t* values;     // [keys / 2, rounded up][kHeadWidth][2], filled up with zeros

@@ -44,9 +44,9 @@ class Int8Linear {
   AlignedVector<float> scale_, row_bias_;
 };
 
-// Applies the layer to `rows` rows of x, [rows][in] as layer.input() says. row_unit: theirs, where the layer has a row_bias.
-// What happens to y is said in Int8GemmTask; its rows are y_stride elements apart. Runs on the process-wide pool as
-// `workers` say; the result is the same for any number of threads and any kernels.
+// Applies the layer to `rows` rows of x, [rows][in] as layer.input() says. row_unit: theirs, where the layer has a
+// row_bias. What happens to y is said in Int8GemmTask; its rows are y_stride elements apart. Runs on the process-wide
+// pool as `workers` say; the result is the same for any number of threads and any kernels.
 void int8_linear(const Int8Linear& layer, const void* x, const float* row_unit, int rows, void* y, ptrdiff_t y_stride,
                  const Workers& workers, const Int8Kernels& kernels = int8_kernels());
 

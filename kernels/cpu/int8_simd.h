@@ -223,8 +223,8 @@ struct I32x8 {
   }
   void add_pairs(I32x8 x, const void* weights) {
     const __m256i w = _mm256_loadu_si256(static_cast<const __m256i*>(weights));
-    // v += madd(x, w), the addition by hand, to keep the sum in its register from one step to the next. Left alone, GCC 12
-    // reorders the steps of a block and needs more registers than there are, and the spilled sums halve the speed.
+    // v += madd(x, w), the addition by hand, to keep the sum in its register from one step to the next. Left alone, GCC
+    // 12 reorders the steps of a block and needs more registers than there are, and the spilled sums halve the speed.
     asm volatile("vpaddd %1, %0, %0" : "+x"(v) : "x"(_mm256_madd_epi16(x.v, w)));
   }
 
@@ -321,7 +321,9 @@ struct I32x8 {
   }
   static float largest_magnitude(const float* x, int count) {
     __m256 most = _mm256_setzero_ps();
-    for (int i = 0; i < count; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
+    for (int i = 0; i < count; i += 8) {
+      most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
+    }
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
@@ -430,8 +432,9 @@ struct I32x16 {
     // The instruction knows unsigned numbers.
     return _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(INT16_MIN))), 0) + INT16_MIN;
   }
-  // R rows of `inputs` int16, less the row's `least`, as lower and upper bytes, rows at `stride`. What is kept of the upper
-  // ones are the steps of four inputs in which not all R rows are zero. Returns their number. `inputs` is a multiple of 64.
+  // R rows of `inputs` int16, less the row's `least`, as lower and upper bytes, rows at `stride`. What is kept of the
+  // upper ones are the steps of four inputs in which not all R rows are zero. Returns their number. `inputs` is a
+  // multiple of 64.
   template <int R>
   static int split(const uint8_t* a, ptrdiff_t a_stride, int inputs, const int32_t* least, uint8_t* lo, uint8_t* hi,
                    ptrdiff_t stride, int32_t* steps) {
@@ -504,7 +507,8 @@ struct I32x16 {
     _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), scaled));
   }
   void add_scaled(const float* scale, float row_unit, const float* bias, float* y) const {
-    const __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale)), _mm512_set1_ps(row_unit));
+    const __m512 scaled =
+        _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_loadu_ps(scale)), _mm512_set1_ps(row_unit));
     _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), _mm512_add_ps(scaled, _mm512_loadu_ps(bias))));
   }
   void store_int16(int16_t* y) const {

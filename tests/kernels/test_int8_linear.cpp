@@ -217,8 +217,8 @@ START_TEST(rows_are_quantized_as_defined) {
   x[64] = 1e30f;
   x[65] = -1e30f;
   x[66] = -0.0f;
-  for (const Int8Input& input : {Int8Input{Int8Format::kPairs}, Int8Input{Int8Format::kQuads}, Int8Input{Int8Format::kBytes},
-                                 Int8Input{Int8Format::kPairs, kInt14Limit}}) {
+  for (const Int8Input& input : {Int8Input{Int8Format::kPairs}, Int8Input{Int8Format::kQuads},
+                                 Int8Input{Int8Format::kBytes}, Int8Input{Int8Format::kPairs, kInt14Limit}}) {
     std::vector<int16_t> expected;
     for (float v : x) expected.push_back(static_cast<int16_t>(quantize(v, inverse, input.limit)));
     std::vector<uint8_t> bytes(x.size() * element_size(input.format));
@@ -227,7 +227,8 @@ START_TEST(rows_are_quantized_as_defined) {
   }
   std::vector<uint8_t> planes(2 * x.size());
   const auto plane = static_cast<ptrdiff_t>(x.size());
-  kernels->quantize(x.data(), static_cast<int>(x.size()), inverse, {Int8Format::kPlanes, kInt14Limit, plane}, planes.data());
+  kernels->quantize(x.data(), static_cast<int>(x.size()), inverse, {Int8Format::kPlanes, kInt14Limit, plane},
+                    planes.data());
   for (ptrdiff_t i = 0; i < plane; ++i) {
     const auto value = join14(static_cast<int8_t>(planes[i]), static_cast<int8_t>(planes[plane + i]));
     ck_assert_int_eq(value, quantize(x[i], inverse, kInt14Limit));

@@ -155,7 +155,8 @@ Profile print_overhead(Windows& windows) {
   set("inline=0");
   printf("### Host time of a window, instant device\n\n| | ms |\n|---|---|\n");
   printf(
-      "| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| results added, normalized, quantized | %.2f |\n",
+      "| flushes of buffers | %.2f |\n| submissions, ends noticed | %.2f |\n| results added, normalized, quantized | "
+      "%.2f |\n",
       p.sum({"npu sync"}), p.dispatching(), p.rows());
   printf("| **the NPU path's own** (bound %.0f: %s) | **%.2f** |\n", kMostOverheadMs,
          verdict(p.overhead() <= kMostOverheadMs), p.overhead());

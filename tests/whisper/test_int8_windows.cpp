@@ -165,7 +165,8 @@ std::vector<int16_t> compare_attention(const QuantizedLayer& l, const std::vecto
     Int8AttentionScratch scratch;
     int8_attention(reinterpret_cast<const int8_t*>(qkv.data()), 3 * d, kRows, d / kHeadWidth,
                    {l.attention.score_unit.data(), l.attention.value_unit.data()},
-                   {reinterpret_cast<uint8_t*>(have.data()), 2 * d, input, units.data()}, &scratch, 2, int8_kernels(isa));
+                   {reinterpret_cast<uint8_t*>(have.data()), 2 * d, input, units.data()}, &scratch, 2,
+                   int8_kernels(isa));
     if (want.empty()) {
       want = have;
       want_units = units;

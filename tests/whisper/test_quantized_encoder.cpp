@@ -365,7 +365,8 @@ START_TEST(measurements_of_other_models_or_damaged_ones_are_refused) {
     std::string damaged = good;
     damaged[i] ^= 0x55;
     // Some bits between deflate's blocks mean nothing.
-    ck_assert_msg(refused(damaged, *model) || serialize(parse_measurements(damaged, *model), *model) == good, "byte %zu", i);
+    ck_assert_msg(refused(damaged, *model) || serialize(parse_measurements(damaged, *model), *model) == good,
+                  "byte %zu", i);
   }
 }
 END_TEST
