@@ -134,19 +134,12 @@ inline void bf16_block(const BF16GemmTask& t, int ahead, int row, int panel) {
   for (int r = 0; r < R; ++r) finish_row<V>(t, sums[r], row + r, panel * kPanel, kPanel);
 }
 
-// Rows in blocks of R; the rest one size smaller.
-template <class V, int R>
-inline void bf16_rows(const BF16GemmTask& t, int ahead, int row, int panel) {
-  for (; row + R <= t.rows; row += R) bf16_block<V, R>(t, ahead, row, panel);
-  if constexpr (R > 1) {
-    if (row < t.rows) bf16_rows<V, R - 1>(t, ahead, row, panel);
-  }
-}
-
 template <class V, int R>
 void bf16_gemm(const BF16GemmTask& t) {
   const int ahead = bytes_ahead(kPanelVectors * V::kLanes * 2 * sizeof(uint16_t), t.rows);
-  for (int panel = t.first_panel; panel < t.last_panel; ++panel) bf16_rows<V, R>(t, ahead, 0, panel);
+  for (int panel = t.first_panel; panel < t.last_panel; ++panel) {
+    for_row_blocks<R>(t.rows, [&](auto n, int row) { bf16_block<V, n>(t, ahead, row, panel); });
+  }
 }
 
 template <class V>

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/cpu/f32_kernels.h"
+#include "kernels/cpu/row_blocks.h"
 #include "kernels/cpu/simd.h"
 
 namespace whisperxdna2 {
@@ -74,19 +75,12 @@ inline void gemm_block(const GemmTask& t, int ahead, int row, int panel) {
   }
 }
 
-// Rows in blocks of R; the rest one size smaller. A panel of b stays in the first cache for all rows.
-template <class V, int R>
-inline void gemm_rows(const GemmTask& t, int ahead, int row, int panel) {
-  for (; row + R <= t.rows; row += R) gemm_block<V, R>(t, ahead, row, panel);
-  if constexpr (R > 1) {
-    if (row < t.rows) gemm_rows<V, R - 1>(t, ahead, row, panel);
-  }
-}
-
 template <class V, int R>
 void gemm(const GemmTask& t) {
   const int ahead = bytes_ahead(kPanelVectors * V::kLanes * sizeof(float), t.rows);
-  for (int panel = t.first_panel; panel < t.last_panel; ++panel) gemm_rows<V, R>(t, ahead, 0, panel);
+  for (int panel = t.first_panel; panel < t.last_panel; ++panel) {
+    for_row_blocks<R>(t.rows, [&](auto n, int row) { gemm_block<V, n>(t, ahead, row, panel); });
+  }
 }
 
 template <class V>

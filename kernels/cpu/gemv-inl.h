@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/cpu/gemv.h"
+#include "kernels/cpu/row_blocks.h"
 #include "kernels/cpu/simd.h"
 
 namespace whisperxdna2 {
@@ -194,15 +195,6 @@ inline void int8_block(const GemvTask& t, int row, int panel) {
   }
 }
 
-// Rows in blocks of R; the rest one size smaller. A panel stays in the first cache for all rows.
-template <class V, int R>
-inline void int8_rows(const GemvTask& t, int row, int panel) {
-  for (; row + R <= t.rows; row += R) int8_block<V, R>(t, row, panel);
-  if constexpr (R > 1) {
-    if (row < t.rows) int8_rows<V, R - 1>(t, row, panel);
-  }
-}
-
 template <class V>
 void multiply(const GemvTask& t) {
   switch (t.w.type) {
@@ -213,7 +205,9 @@ void multiply(const GemvTask& t) {
     case MatrixType::kBF16:
       return multiply_floats<V, AsBF16<V>>(t);
     case MatrixType::kInt8:
-      for (int panel = t.first / kInt8PanelRows; panel * kInt8PanelRows < t.last; ++panel) int8_rows<V, 4>(t, 0, panel);
+      for (int panel = t.first / kInt8PanelRows; panel * kInt8PanelRows < t.last; ++panel) {
+        for_row_blocks<4>(t.rows, [&](auto n, int row) { int8_block<V, n>(t, row, panel); });
+      }
   }
 }
 

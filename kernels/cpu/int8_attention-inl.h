@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/cpu/int8_kernels-inl.h"
+#include "kernels/cpu/row_blocks.h"
 
 namespace whisperxdna2 {
 namespace {
@@ -30,59 +31,48 @@ inline void add_products(V (&sum)[R][C], const uint8_t* a, ptrdiff_t a_stride, c
   for (int step = 0; step < steps; ++step, a += 4, b += b_step) add_step<F>(sum, a, a_stride, b);
 }
 
-// Scores of rows [row, rows) with a panel of keys. a: queries in F.
+// Scores of R rows with a panel of keys. a: queries in F.
 template <class V, Int8Format F, int R, int C>
-inline void score_rows(const Int8AttentionTask& t, const uint8_t* a, int row, int panel, ptrdiff_t columns) {
+inline void score_block(const Int8AttentionTask& t, const uint8_t* a, int row, int panel, ptrdiff_t columns) {
   constexpr int kPanel = C * V::kLanes, kRowBytes = kHeadWidth * static_cast<int>(element_size(F));
-  for (; row + R <= t.rows; row += R) {
-    int32_t* scores = t.scores + row * columns + panel * kPanel;
-    V sum[R][C];
+  int32_t* scores = t.scores + row * columns + panel * kPanel;
+  V sum[R][C];
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) {
-      const V start = V::load(t.key_start + panel * kPanel + c * V::kLanes);
+  for (int c = 0; c < C; ++c) {
+    const V start = V::load(t.key_start + panel * kPanel + c * V::kLanes);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) sum[r][c] = start;
-    }
-    add_products<F>(sum, a + row * kRowBytes, kRowBytes,
-                    t.packed_keys + static_cast<ptrdiff_t>(panel) * kPanel * kRowBytes, 4 * kPanel, kRowBytes / 4);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) sum[r][c].store(scores + r * columns + c * V::kLanes);
-    }
+    for (int r = 0; r < R; ++r) sum[r][c] = start;
   }
-  if constexpr (R > 1) {
-    if (row < t.rows) score_rows<V, F, R - 1, C>(t, a, row, panel, columns);
+  add_products<F>(sum, a + row * kRowBytes, kRowBytes,
+                  t.packed_keys + static_cast<ptrdiff_t>(panel) * kPanel * kRowBytes, 4 * kPanel, kRowBytes / 4);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) sum[r][c].store(scores + r * columns + c * V::kLanes);
   }
 }
 
-// Weighted sums of a panel of the values for rows [row, rows), into totals: the keys from `key` on, at most a block of
-// them.
+// Weighted sums of a panel of the values for R rows, into totals: the keys from `key` on, at most a block of them.
 template <class V, int R, int C>
-inline void value_rows(const Int8AttentionTask& t, int row, int panel, int key, ptrdiff_t columns, float* totals) {
+inline void value_block(const Int8AttentionTask& t, int row, int panel, int key, ptrdiff_t columns, float* totals) {
   constexpr int kPanel = C * V::kLanes;
   const int steps = (std::min(kAttentionBlock, t.keys - key) + 1) / 2;
-  for (; row + R <= t.rows; row += R) {
-    V sum[R][C];
+  V sum[R][C];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) sum[r][c] = V::set(0);
-    }
-    add_products<Int8Format::kPairs>(
-        sum, reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
-        reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel), 4 * kHeadWidth, steps);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      float block[kPanel];
-      float* to = totals + (row + r) * kHeadWidth + panel * kPanel;
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) sum[r][c].store_f32((key == 0 ? to : block) + c * V::kLanes);
-      for (int i = 0; key > 0 && i < kPanel; ++i) to[i] += block[i];
-    }
+    for (int c = 0; c < C; ++c) sum[r][c] = V::set(0);
   }
-  if constexpr (R > 1) {
-    if (row < t.rows) value_rows<V, R - 1, C>(t, row, panel, key, columns, totals);
+  add_products<Int8Format::kPairs>(
+      sum, reinterpret_cast<const uint8_t*>(t.weights + row * columns + key), 2 * columns,
+      reinterpret_cast<const uint8_t*>(t.values + key * kHeadWidth + 2 * panel * kPanel), 4 * kHeadWidth, steps);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float block[kPanel];
+    float* to = totals + (row + r) * kHeadWidth + panel * kPanel;
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) sum[r][c].store_f32((key == 0 ? to : block) + c * V::kLanes);
+    for (int i = 0; key > 0 && i < kPanel; ++i) to[i] += block[i];
   }
 }
 
@@ -93,7 +83,9 @@ void int8_attention_tile(const Int8AttentionTask& t) {
   const ptrdiff_t columns = static_cast<ptrdiff_t>(panels) * kPanel;
   alignas(64) uint8_t queries[kInt8AttentionRows * kRowBytes];
   for (int r = 0; r < t.rows; ++r) to_format<F>(t.queries + r * t.stride, kHeadWidth, queries + r * kRowBytes);
-  for (int panel = 0; panel < panels; ++panel) score_rows<V, F, R, C>(t, queries, 0, panel, columns);
+  for (int panel = 0; panel < panels; ++panel) {
+    for_row_blocks<R>(t.rows, [&](auto n, int row) { score_block<V, F, n, C>(t, queries, row, panel, columns); });
+  }
 
   float inverse[kInt8AttentionRows];
   for (int r = 0; r < t.rows; ++r) {
@@ -111,7 +103,9 @@ void int8_attention_tile(const Int8AttentionTask& t) {
 
   alignas(64) float totals[kInt8AttentionRows * kHeadWidth];
   for (int key = 0; key < t.keys; key += kAttentionBlock) {
-    for (int panel = 0; panel < kHeadWidth / kPanel; ++panel) value_rows<V, R, C>(t, 0, panel, key, columns, totals);
+    for (int panel = 0; panel < kHeadWidth / kPanel; ++panel) {
+      for_row_blocks<R>(t.rows, [&](auto n, int row) { value_block<V, n, C>(t, row, panel, key, columns, totals); });
+    }
   }
   for (int r = 0; r < t.rows; ++r) {
     V::scale(totals + r * kHeadWidth, kHeadWidth, inverse[r], t.unit, t.out + r * t.out_stride);
