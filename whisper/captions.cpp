@@ -511,7 +511,7 @@ class LivePolicy : public CaptionPolicy {
       // What was heard before stands, until something else is heard or its time is up. Where nothing was, nothing more
       // is expected from what would be too late.
       const auto waiting = std::find_if(hypothesis_.begin(), hypothesis_.end(),
-                                        [&](const Word& w) { return w.end > due(window.end() / kRate); });
+                                        [&](const Word& w) { return !is_due(w, window.end() / kRate); });
       d.forced += static_cast<int>(waiting - hypothesis_.begin());
       d.words.insert(d.words.end(), hypothesis_.begin(), waiting);
       commit({hypothesis_.begin(), waiting});
@@ -604,6 +604,8 @@ class LivePolicy : public CaptionPolicy {
   // steps and lookahead included.
   double due(double edge) const { return edge - options_.deadline + hop_ / kRate + kPatience + 0.2; }
 
+  bool is_due(const Word& w, double edge) const { return w.start + likely_duration(w) <= due(edge); }
+
   // How many of the words are final at the live edge (seconds). In doubt: only those whose time is up.
   size_t settled_words(const std::vector<Word>& words, double edge, bool complete, bool doubt, int* forced) const {
     size_t keep = 0;
@@ -613,7 +615,7 @@ class LivePolicy : public CaptionPolicy {
       const float enough = w.end <= edge - kRightContext ? kSure : kSureAtEdge;
       const bool sure = !doubt && (w.probability >= enough || confirmed || marks_only(w.text) ||
                                    overload_ == Overload::kOneDecode);
-      if (!sure && w.end > due(edge)) break;
+      if (!sure && !is_due(w, edge)) break;
       *forced += !sure;
       ++keep;
     }
